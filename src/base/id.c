@@ -1,0 +1,68 @@
+#include <sys/random.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/id.h"
+
+int id_new(Id *ret_id) {
+        static uint64_t last_ms;
+        static unsigned sequence;
+        uint64_t now_ms = clock_realtime_us() / USEC_PER_MSEC;
+        Id id;
+
+        if (getrandom(id.bytes, sizeof(id.bytes), 0) != sizeof(id.bytes))
+                return error_origin(-errno);
+        /* RFC 9562 §6.2, method 1: a counter within the millisecond; a clock that steps back does not. */
+        if (now_ms > last_ms) {
+                last_ms = now_ms;
+                sequence = id.bytes[7];
+        } else if (++sequence > 0xfff) {
+                last_ms++;
+                sequence = 0;
+        }
+        for (unsigned i = 0; i < 6; i++)
+                id.bytes[i] = (uint8_t)(last_ms >> (40 - 8 * i));
+        id.bytes[6] = (uint8_t)(0x70 | sequence >> 8);
+        id.bytes[7] = (uint8_t)sequence;
+        id.bytes[8] = (uint8_t)((id.bytes[8] & 0x3f) | 0x80);
+        *ret_id = id;
+        return 0;
+}
+
+void id_format(const Id *id, char ret_s[static ID_TEXT_MAX]) {
+        static const char hex[] = "0123456789abcdef";
+        char *p = ret_s;
+
+        for (unsigned i = 0; i < 16; i++) {
+                if (i == 4 || i == 6 || i == 8 || i == 10)
+                        *p++ = '-';
+                *p++ = hex[id->bytes[i] >> 4];
+                *p++ = hex[id->bytes[i] & 15];
+        }
+        *p = 0;
+}
+
+static int hex_digit(char c) {
+        return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 :
+               c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+bool id_parse(const char *s, Id *ret_id) {
+        Id id;
+
+        for (unsigned i = 0; i < 16; i++) {
+                int high, low;
+                if ((i == 4 || i == 6 || i == 8 || i == 10) && *s++ != '-')
+                        return false;
+                high = hex_digit(s[0]);
+                low = high < 0 ? -1 : hex_digit(s[1]);
+                if (low < 0)
+                        return false;
+                id.bytes[i] = (uint8_t)(high << 4 | low);
+                s += 2;
+        }
+        if (*s)
+                return false;
+        *ret_id = id;
+        return true;
+}

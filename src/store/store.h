@@ -1,0 +1,292 @@
+#pragma once
+
+/*
+ * Store: an SQLCipher database in WAL mode with group commit.
+ *
+ * Group commit (DESIGN §3). All writes of a tick land in one open transaction; each request's writes are wrapped in a
+ * savepoint (store_begin/store_end), so a request that fails undoes only itself. At the end of the tick a Defer COMMITs
+ * (synchronous=NORMAL: WAL frames are written, nothing is synced) and submits an fdatasync of the WAL on the ring. While
+ * a sync is in flight the next transaction stays open and gathers; it is committed when the sync has completed. A
+ * StoreWait is called once the sync that covers everything written (or read) before store_wait() is durable; only then
+ * may anything be acknowledged. A commit or sync that fails calls every waiter of the batch with an error and puts the
+ * store into the failed state: writes are refused with STORE_E_FAILED from then on, /readyz says so, nothing is retried.
+ *
+ * One connection does every read, write and checkpoint. Checkpoints are explicit and bounded and never sync on the
+ * caller: a VFS shim skips xSync while one runs and the database file is synced on the ring before the next commit.
+ *
+ * Reads see the open transaction's writes: a reply built from a read waits with store_wait() too (at once where nothing
+ * is pending).
+ *
+ * All strings in records that the store fills are owned by the record; free with the record's _free().
+ */
+
+#include "base/buf.h"
+#include "base/id.h"
+#include "base/list.h"
+#include "base/macro.h"
+
+typedef struct Reactor Reactor;
+typedef struct Store Store;
+typedef struct StoreAttempt StoreAttempt;
+typedef struct StoreEvent StoreEvent;
+typedef struct StoreIdempotency StoreIdempotency;
+typedef struct StoreKey StoreKey;
+typedef struct StoreStats StoreStats;
+typedef struct StoreTask StoreTask;
+typedef struct StoreTaskFilter StoreTaskFilter;
+typedef struct StoreUsage StoreUsage;
+typedef struct StoreWait StoreWait;
+
+#define STORE_KEY_SIZE 32               /* raw AES-256 key */
+#define STORE_REFUSED_MAX 512
+
+enum {
+        _STORE_E_SUCCESS,
+        STORE_E_NOT_FOUND,
+        STORE_E_EXISTS,                 /* unique key taken */
+        STORE_E_CONFLICT,               /* the row is not in the state that the update expects */
+        STORE_E_FULL,                   /* disk full or quota: this request is undone, the store goes on */
+        STORE_E_FAILED,                 /* a commit or sync failed earlier: no more writes until a restart */
+        STORE_E_REFUSED,                /* store_open(): wrong key, missing, truncated, corrupt, newer schema, in use */
+};
+
+/* Task states of DESIGN §4; stored as these numbers, never renumbered. */
+typedef enum TaskState {
+        TASK_QUEUED = 1,
+        TASK_DELAYED = 2,
+        TASK_RUNNING = 3,
+        TASK_SUCCEEDED = 4,
+        TASK_FAILED = 5,
+        TASK_CANCELLED = 6,
+        TASK_TIMED_OUT = 7,
+        TASK_DEAD = 8,
+        TASK_HELD = 9,
+        TASK_BLOCKED = 10,
+        TASK_REJECTED = 11,
+        TASK_EXPIRED = 12,
+        _TASK_STATE_N,
+} TaskState;
+
+const char *task_state_name(TaskState state);
+/* 0 where there is no such state. */
+TaskState task_state_from_name(const char *name);
+static inline bool task_state_is_final(TaskState s) {
+        return s != TASK_QUEUED && s != TASK_DELAYED && s != TASK_RUNNING && s != TASK_HELD && s != TASK_BLOCKED;
+}
+
+/* -1: unknown. Cost in millionths of a US dollar. */
+struct StoreUsage {
+        int64_t input_tokens;
+        int64_t cached_input_tokens;
+        int64_t output_tokens;
+        int64_t reasoning_tokens;
+        int64_t cost_microusd;
+};
+#define STORE_USAGE_UNKNOWN { -1, -1, -1, -1, -1 }
+
+struct StoreTask {
+        Id id;
+        char *principal;                /* "uid:1000" or "key:NAME" */
+        int64_t run_as_uid;             /* -1: the worker user */
+        TaskState state;
+        char *agent;                    /* the agent chosen (or asked for) */
+        char *model;                    /* may be NULL */
+        uint32_t priority;              /* 0–100, higher first */
+        char *prompt;                   /* NUL-terminated, n_prompt bytes; NULL where the load left it out */
+        size_t n_prompt;
+        char *workspace;                /* may be NULL */
+        char *request;                  /* JSON of the other members as submitted: capabilities, metadata, labels, resources, retry… */
+        uint64_t timeout_us;
+        uint64_t not_before_us;         /* realtime; 0: at once. Also the end of a back-off */
+        uint64_t created_us;            /* realtime */
+        uint64_t updated_us;
+        uint64_t started_us;            /* first attempt; 0 none */
+        uint64_t finished_us;           /* 0 none */
+        uint32_t n_attempts;
+        uint32_t max_attempts;
+        uint64_t backoff_us;
+        bool cancel_requested;
+        char *reason;                   /* why it is in this state, a short machine word such as "rate_limited"; may be NULL */
+        char *detail;                   /* one sentence for people; may be NULL */
+        char *result;                   /* final text; may be NULL */
+        size_t n_result;
+        bool result_truncated;
+        StoreUsage usage;               /* sum over attempts */
+        uint64_t last_seq;              /* sequence of its newest event */
+};
+StoreTask *store_task_free(StoreTask *task);
+DEFINE_CLEANUP(StoreTask, store_task_free);
+
+struct StoreAttempt {
+        Id id;
+        Id task_id;
+        uint32_t number;                /* from 1 */
+        bool open;                      /* no end recorded yet */
+        Id generation;                  /* the launcher's, null until SPAWNED */
+        uint64_t started_us;            /* realtime: inserted */
+        uint64_t execed_us;             /* realtime; 0 unknown */
+        uint64_t finished_us;
+        int32_t exit_code;              /* -1: none */
+        int32_t signal;                 /* 0: none */
+        char *outcome;                  /* "succeeded", "failed", "cancelled", "timed_out", "lost", "spawn_failed"; NULL while open */
+        char *reason;                   /* classification: "authentication", "rate_limited", "quota", "permanent", "retryable"… */
+        char *detail;
+        StoreUsage usage;
+        uint64_t stdout_offset;         /* committed: what may be acknowledged */
+        uint64_t stderr_offset;
+        uint32_t stdout_flags;          /* the adapter's: e.g. in the middle of a cut line */
+        uint32_t stderr_flags;
+        uint64_t captured_bytes;        /* stored as events so far, against the capture limit */
+        uint64_t memory_peak;           /* bytes, 0 unknown */
+        uint64_t cpu_us;
+        uint32_t oom_kills;
+        char *session;                  /* the CLI's own session id; may be NULL */
+};
+StoreAttempt *store_attempt_free(StoreAttempt *attempt);
+DEFINE_CLEANUP(StoreAttempt, store_attempt_free);
+
+struct StoreEvent {
+        uint64_t seq;                   /* per task, from 1, without gaps; set by append */
+        uint32_t attempt;               /* number; 0: of the task itself */
+        uint64_t at_us;                 /* realtime */
+        const char *type;               /* "state", "text", "tool_call", "tool_result", "usage", "warning", "error", "result", "output", "truncated" */
+        const char *data;               /* JSON object */
+        size_t n_data;
+        const char *raw;                /* the CLI's own line; may be NULL */
+        size_t n_raw;
+        uint32_t stream;                /* 0, 1 stdout, 2 stderr */
+};
+
+struct StoreKey {
+        Id id;
+        char *name;                     /* unique among keys that are not revoked */
+        uint8_t hash[32];               /* SHA-256 of the key's text */
+        char *role;                     /* "submitter" or "admin" */
+        int64_t run_as_uid;             /* -1: the worker user */
+        uint64_t created_us;
+        uint64_t revoked_us;            /* 0: valid */
+        char *created_by;               /* principal */
+};
+StoreKey *store_key_free(StoreKey *key);
+DEFINE_CLEANUP(StoreKey, store_key_free);
+
+struct StoreIdempotency {
+        char *principal;
+        char *key;
+        uint8_t request_hash[32];       /* SHA-256 of method, path and body */
+        uint32_t status;
+        char *body;
+        size_t n_body;
+        char *location;                 /* may be NULL */
+        uint64_t expires_us;            /* realtime */
+};
+StoreIdempotency *store_idempotency_free(StoreIdempotency *i);
+DEFINE_CLEANUP(StoreIdempotency, store_idempotency_free);
+
+struct StoreTaskFilter {
+        const char *principal;          /* NULL: any */
+        TaskState state;                /* 0: any */
+        const char *agent;              /* NULL: any */
+        const char *label_name;         /* NULL: any; matches request.labels[label_name] == label_value */
+        const char *label_value;
+        Id before;                      /* keyset: only ids smaller than this (newest first); null: from the newest */
+        size_t limit;
+};
+
+struct StoreStats {
+        uint64_t n_commits;
+        uint64_t n_rows;                /* rows written */
+        uint64_t n_syncs;
+        uint64_t sync_us_last, sync_us_max, sync_us_total;
+        uint64_t commit_us_max;
+        uint64_t n_checkpoints;
+        uint64_t checkpoint_us_max;
+        uint64_t wal_bytes;
+        uint64_t database_bytes;
+        bool failed;
+};
+
+/* ---- opening ---- */
+
+/*
+ * Opens (or, in a directory that has never held one, creates) agent-router.db in dir. A marker file beside it says that
+ * a database exists, so a missing or short one is refused untouched instead of being made anew. On STORE_E_REFUSED,
+ * ret_refused says in one sentence what is wrong and what to do. The key is copied and wiped at close.
+ */
+int store_open(Store **ret_store, Reactor *reactor, const char *dir, const uint8_t key[static STORE_KEY_SIZE],
+               char ret_refused[static STORE_REFUSED_MAX]) _must_check_;
+/* Flushes what is open, synchronously, checkpoints, closes. Waiters are called with -ECANCELED. */
+Store *store_close(Store *store);
+DEFINE_CLEANUP(Store, store_close);
+const StoreStats *store_stats(Store *store);
+/* NULL, or one sentence: why writes are refused. */
+const char *store_failure(const Store *store);
+
+/* ---- requests and durability ---- */
+
+typedef void (*StoreWaitFn)(StoreWait *wait, int error);
+struct StoreWait {
+        ListLink link;
+        Store *store;
+        StoreWaitFn fn;
+};
+
+/* Starts a request's writes (a savepoint; opens the transaction). Not nested. STORE_E_FAILED. */
+int store_begin(Store *store) _must_check_;
+/* Keeps them (commit) or undoes them (!commit). Any store function that failed with a negative error undoes at end. */
+int store_end(Store *store, bool commit) _must_check_;
+/*
+ * fn is called when all that was written or read up to now is durable: error 0, or -EIO where it will never be. Always
+ * called from the reactor, never from inside store_wait(). The wait must stay until then, or be cancelled.
+ */
+void store_wait(Store *store, StoreWait *wait, StoreWaitFn fn);
+void store_wait_cancel(StoreWait *wait);
+
+/* ---- tasks (tasks.c) ---- */
+
+int store_task_insert(Store *store, const StoreTask *task) _must_check_;
+enum { STORE_TASK_PROMPT = 1, STORE_TASK_RESULT = 2 };
+int store_task_load(Store *store, const Id *id, int parts, StoreTask **ret_task) _must_check_;
+/* Writes every member that can change after submit: state, agent, times, attempts, reason, result, usage… but not last_seq. */
+int store_task_update(Store *store, const StoreTask *task) _must_check_;
+/* fn returns 0 to go on. Prompt and result are left out. */
+typedef int (*StoreTaskFn)(const StoreTask *task, void *userdata);
+int store_task_list(Store *store, const StoreTaskFilter *filter, StoreTaskFn fn, void *userdata) _must_check_;
+/* Every task that is not final, oldest first. */
+int store_task_list_live(Store *store, StoreTaskFn fn, void *userdata) _must_check_;
+/* counts[state] = tasks in that state. */
+int store_task_count(Store *store, uint64_t counts[static _TASK_STATE_N]) _must_check_;
+
+/* ---- attempts (attempts.c) ---- */
+
+int store_attempt_insert(Store *store, const StoreAttempt *attempt) _must_check_;
+int store_attempt_update(Store *store, const StoreAttempt *attempt) _must_check_;
+int store_attempt_load(Store *store, const Id *id, StoreAttempt **ret_attempt) _must_check_;
+typedef int (*StoreAttemptFn)(const StoreAttempt *attempt, void *userdata);
+int store_attempt_list(Store *store, const Id *task_id, StoreAttemptFn fn, void *userdata) _must_check_;
+int store_attempt_list_open(Store *store, StoreAttemptFn fn, void *userdata) _must_check_;
+
+/* ---- events (events.c) ---- */
+
+/* Appends with the task's next sequence number, which it returns. */
+int store_event_append(Store *store, const Id *task_id, const StoreEvent *event, uint64_t *ret_seq) _must_check_;
+typedef int (*StoreEventFn)(const StoreEvent *event, void *userdata);
+/* Events with seq > after, in order, at most limit. */
+int store_event_list(Store *store, const Id *task_id, uint64_t after, size_t limit, StoreEventFn fn, void *userdata) _must_check_;
+
+/* ---- keys (keys.c) ---- */
+
+int store_key_insert(Store *store, const StoreKey *key) _must_check_;
+/* Valid keys only. */
+int store_key_find(Store *store, const uint8_t hash[static 32], StoreKey **ret_key) _must_check_;
+int store_key_revoke(Store *store, const char *name, uint64_t at_us) _must_check_;
+typedef int (*StoreKeyFn)(const StoreKey *key, void *userdata);
+int store_key_list(Store *store, StoreKeyFn fn, void *userdata) _must_check_;
+
+/* ---- idempotency (idempotency.c) ---- */
+
+int store_idempotency_insert(Store *store, const StoreIdempotency *i) _must_check_;
+/* Unexpired only. */
+int store_idempotency_find(Store *store, const char *principal, const char *key, uint64_t now_us, StoreIdempotency **ret_i) _must_check_;
+/* Removes at most limit expired rows. */
+int store_idempotency_prune(Store *store, uint64_t now_us, size_t limit) _must_check_;
