@@ -52,7 +52,7 @@ int buf_reserve(Buf *b, size_t n, uint8_t **ret_p) {
         r = buf_make_room(b, n);
         if (r)
                 return error_trace(r);
-        *ret_p = b->data + b->end;
+        *ret_p = b->data ? b->data + b->end : NULL;     /* NULL only for no bytes of an empty buffer */
         return 0;
 }
 

@@ -45,7 +45,7 @@ static inline size_t buf_size(const Buf *b) {
 }
 
 static inline uint8_t *buf_data(const Buf *b) {
-        return b->data + b->start;
+        return b->data ? b->data + b->start : NULL;
 }
 
 static inline void buf_added(Buf *b, size_t n) {

@@ -64,6 +64,8 @@ void heap_remove(Heap *h, HeapNode *node) {
 }
 
 void heap_fix(Heap *h, HeapNode *node) {
+        if (!node->place)
+                return;
         heap_up(h, node->place - 1);
         heap_down(h, node->place - 1);
 }

@@ -31,7 +31,7 @@ void heap_deinit(Heap *h);
 int heap_push(Heap *h, HeapNode *node) _must_check_;
 /* No-op for a node that is in no heap. */
 void heap_remove(Heap *h, HeapNode *node);
-/* The node's key changed. */
+/* The node's key changed. No-op for a node that is in no heap. */
 void heap_fix(Heap *h, HeapNode *node);
 
 static inline HeapNode *heap_top(const Heap *h) {

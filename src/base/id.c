@@ -9,9 +9,11 @@ int id_new(Id *ret_id) {
         static unsigned sequence;
         uint64_t now_ms = clock_realtime_us() / USEC_PER_MSEC;
         Id id;
+        ssize_t n;
 
-        if (getrandom(id.bytes, sizeof(id.bytes), 0) != sizeof(id.bytes))
-                return error_origin(-errno);
+        n = getrandom(id.bytes, sizeof(id.bytes), 0);
+        if (n != (ssize_t)sizeof(id.bytes))
+                return error_origin(n < 0 ? -errno : -EIO);
         /* RFC 9562 §6.2, method 1: a counter within the millisecond; a clock that steps back does not. */
         if (now_ms > last_ms) {
                 last_ms = now_ms;

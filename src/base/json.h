@@ -14,6 +14,7 @@
  *     if (!json_reader_end(&rd)) → e holds the first error
  */
 
+#include <inttypes.h>
 #include <json-c/json.h>
 
 #include "base/buf.h"
@@ -21,6 +22,9 @@
 
 #define JSON_DEPTH_MAX 32
 #define JSON_ERROR_MAX 256
+#define JSON_VALUES_MAX 65536           /* an empty object costs some 800 bytes of tree, so 50 MiB at worst */
+#define JSON_MEMBERS_MAX 64             /* of an object that is read by a JsonReader: the bits of `seen` */
+#define JSON_POINTER_TOKEN_MAX 256      /* one reference token of json_at()'s pointers, NUL included */
 
 typedef struct JsonError {
         bool set;
@@ -47,11 +51,18 @@ static inline void json_putp(json_object **o) {
         json_object_put(*o);
 }
 
+/*
+ * Parses one document (RFC 8259), at most depth_max containers deep; "null" gives a NULL object. JSON_E_INVALID with
+ * error filled (error may be NULL), -ENOMEM. The caller puts the object.
+ */
 int json_parse(const void *data, size_t n, int depth_max, json_object **ret_object, JsonError *error) _must_check_;
+/* Records an error unless there is one already; error may be NULL. */
 void json_error_set(JsonError *error, const char *pointer, const char *format, ...) _printf_(3, 4);
 
+/* A reader of an object's members; anything but an object of at most JSON_MEMBERS_MAX members is an error. All borrowed. */
 JsonReader json_reader(json_object *object, const char *pointer, JsonError *error);
 /* Each getter returns true where the member is there and valid; ret_ is untouched otherwise. null counts as absent. */
+/* min and max in bytes. U+0000 in the string is refused where the caller gives no ret_n. */
 bool json_get_string(JsonReader *r, const char *name, int flags, size_t min, size_t max, const char **ret_s, size_t *ret_n);
 bool json_get_u64(JsonReader *r, const char *name, int flags, uint64_t min, uint64_t max, uint64_t *ret_v);
 bool json_get_double(JsonReader *r, const char *name, int flags, double min, double max, double *ret_v);
@@ -63,7 +74,7 @@ bool json_reader_end(JsonReader *r);
 
 /* A member's text by JSON Pointer (RFC 6901), for output mappings; NULL where absent. */
 json_object *json_at(json_object *o, const char *pointer);
-/* Compact, without escaping of '/'. */
+/* Compact, without escaping of '/'. BUF_E_FULL, -ENOMEM; nothing is appended then. */
 int json_append(Buf *out, json_object *o) _must_check_;
-/* Appends s as a JSON string with quotes; invalid UTF-8 becomes U+FFFD. */
+/* Appends s as a JSON string with quotes; each byte of invalid UTF-8 becomes U+FFFD. BUF_E_FULL, -ENOMEM. */
 int json_append_string(Buf *out, const char *s, size_t n) _must_check_;

@@ -112,10 +112,14 @@ typedef enum LaunchHow {
 struct LaunchHeader {
         uint32_t magic;
         uint16_t type;
-        uint16_t flags;
+        uint16_t flags;         /* none yet: written as 0, ignored */
+        uint32_t length;        /* of the whole message, so that a cut one is known even at an attribute's end */
 };
 
-/* Starts a message in b (which must be empty). */
+/*
+ * Starts a message in b, which must be empty; every launch_add() leaves a whole message there. LAUNCH_E_FULL where the
+ * message would pass LAUNCH_MESSAGE_MAX or b's own bound (nothing is added then), -ENOMEM.
+ */
 int launch_begin(Buf *b, LaunchType type) _must_check_;
 int launch_add(Buf *b, LaunchAttr attr, const void *data, size_t n) _must_check_;
 int launch_add_u32(Buf *b, LaunchAttr attr, uint32_t v) _must_check_;
@@ -127,6 +131,7 @@ enum {
         _LAUNCH_E_SUCCESS,
         LAUNCH_E_MALFORMED,     /* not a message of this protocol */
         LAUNCH_E_END,           /* no attribute left */
+        LAUNCH_E_FULL,          /* the message would be too long */
 };
 
 struct LaunchReader {

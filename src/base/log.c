@@ -118,6 +118,10 @@ static void log_to_stderr(const LogField *fields, const char *message) {
                         break;
                 e.n += (size_t)n;
         }
+        /* One entry is one line, whatever a client put into a name. */
+        for (size_t i = 0; i < e.n; i++)
+                if ((uint8_t)e.data[i] < 0x20 || e.data[i] == 0x7f)
+                        e.data[i] = ' ';
         e.data[e.n++] = '\n';
         if (write(STDERR_FILENO, e.data, e.n) < 0)
                 log_state.dropped++;

@@ -3,10 +3,10 @@
 /*
  * Logging
  *
- * One line is one journal entry. Where stderr is connected to the journal (JOURNAL_STREAM names its inode) or
- * log_open() is told so, entries go by journald's native datagram protocol with structured fields; elsewhere
- * they go to stderr as `<priority>`-less text with the fields in brackets. A datagram is never waited for: a
- * full journal socket drops the entry and counts it, since nothing may block the reactor.
+ * One line is one journal entry. Where stderr is connected to the journal (JOURNAL_STREAM names its inode), entries go
+ * by journald's native datagram protocol with structured fields; elsewhere they go to stderr as text without a
+ * priority, the fields in brackets and control characters as spaces. A datagram is never waited for: a full journal
+ * socket drops the entry and counts it, since nothing may block the reactor.
  *
  * Never log a prompt, a response, a key or a token: only ids, counts, names and errno texts.
  *

@@ -27,11 +27,16 @@ struct Map {
 
 #define MAP_NULL {}
 
+/* Frees the table alone: the nodes belong to their owners, who no longer call map_remove() for them. */
 void map_deinit(Map *m);
-/* -ENOMEM, -EEXIST. The key must live as long as the node is linked. */
+/* -ENOMEM, -EEXIST, -errno of getrandom(2). The key must live as long as the node is linked. */
 int map_insert(Map *m, MapNode *node, const void *key, size_t n_key) _must_check_;
+/* No-op for a node that is not linked. */
 void map_remove(Map *m, MapNode *node);
 MapNode *map_find(const Map *m, const void *key, size_t n_key);
+
+/* The hash itself, for tests. */
+uint64_t map_siphash(const uint8_t key[static 16], const void *data, size_t n);
 
 /* Iterates; the body may remove the current node. */
 #define map_for_each(i, m)                                                                      \

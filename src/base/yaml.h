@@ -11,6 +11,7 @@
 #define YAML_SIZE_MAX   MIB(1)
 #define YAML_DEPTH_MAX  32
 #define YAML_NODES_MAX  65536
+#define YAML_KEYS_MAX   1024            /* of one mapping: the search for duplicates is quadratic in it */
 #define YAML_ERROR_MAX  512
 
 typedef struct YamlDocument YamlDocument;
@@ -34,6 +35,7 @@ struct YamlNode {
         YamlNode **items;
         size_t n;
         bool seen;                      /* asked for by a getter: what is left over is an unknown key */
+        char *known;                    /* mapping: the keys asked for so far, for the hint of yaml_end() */
 };
 
 struct YamlDocument {
@@ -48,16 +50,21 @@ enum {
         YAML_E_INVALID,                 /* document->error says why; free the document all the same */
 };
 
+/*
+ * Loads a document (a file's text; name is for messages), the caller frees it. An empty one is a mapping without keys.
+ * YAML_E_INVALID with *ret_document set, or a negative errno (yaml_load_file: of the open, -ENOENT for instance).
+ */
 int yaml_load(const char *name, const char *data, size_t n, YamlDocument **ret_document) _must_check_;
 int yaml_load_file(int dir_fd, const char *path, YamlDocument **ret_document) _must_check_;
-YamlDocument *yaml_free(YamlDocument *document);
+/* Under another symbol: libyaml.so exports and calls a yaml_free() of its own, which ours would take the place of. */
+YamlDocument *yaml_free(YamlDocument *document) __asm__("agent_router_yaml_free");
 DEFINE_CLEANUP(YamlDocument, yaml_free);
 
 /* Records the first error at a node. */
 void yaml_fail(YamlDocument *d, const YamlNode *at, const char *format, ...) _printf_(3, 4);
-/* The value of a key, marked as seen; NULL where absent. */
+/* The value of a key, marked as seen; NULL where absent. A NULL mapping has no keys. */
 YamlNode *yaml_get(YamlDocument *d, YamlNode *mapping, const char *key);
-/* Typed getters: true where present and valid; a wrong type or range is recorded by yaml_fail(). */
+/* Typed getters: true where present and valid; a wrong type or range is recorded by yaml_fail(). null counts as absent. */
 bool yaml_get_str(YamlDocument *d, YamlNode *mapping, const char *key, const char **ret_s);
 bool yaml_get_u64(YamlDocument *d, YamlNode *mapping, const char *key, uint64_t min, uint64_t max, uint64_t *ret_v);
 bool yaml_get_bool(YamlDocument *d, YamlNode *mapping, const char *key, bool *ret_v);
