@@ -3,6 +3,9 @@
 /*
  * Listener: multishot accept. At EMFILE/ENFILE/ENOMEM it pauses until listener_resume() (a descriptor was closed) or
  * a 100 ms timer, whichever is first, since a re-arm at once would spin; the pause is counted and logged once.
+ *
+ * A connection that the kernel had accepted before a pause took effect is still given to on_accept; one that it had
+ * accepted before listener_close() is closed.
  */
 
 #include "reactor/reactor.h"

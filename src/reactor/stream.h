@@ -7,6 +7,12 @@
  * Sending queues bytes and keeps one send in flight; stream_queued() is what a producer watches: it pulls the
  * next chunk in on_drain, so a slow client stops being produced for.
  *
+ * Pausing is lazy: a receive that is in flight stays so until bytes arrive for the paused stream; it is then cancelled,
+ * and the bytes that came before the cancellation took effect are kept (`held`, at most the buffer ring's size, since the
+ * cancellation is submitted with the tick's end) and delivered first after stream_resume(). on_bytes is never called
+ * while paused, nor from within a call into the stream. An end of input or a receive error met while paused waits for
+ * stream_resume() too.
+ *
  * Close is two-phase: stream_close() cancels what is in flight and closes the descriptor after the last
  * completion, then calls on_closed, after which the owner may free the Stream's memory. No other callback comes
  * after stream_close() was called.
@@ -34,13 +40,21 @@ struct Stream {
         int fd;
         Op recv;
         Op send;
-        Op poll;                /* for descriptors without recv, and for re-arming after ENOBUFS */
+        Op poll;                /* the shutdown(2) after the last send */
         Buf queued;             /* not yet handed to the kernel */
         Buf sending;            /* in flight */
+        Buf held;               /* received while paused */
+        size_t queue_max;
         unsigned n_in_flight;
         bool reading;
         bool closing;
         bool shutdown_after_drain;
+        bool shutdown_sent;
+        bool send_failed;       /* nothing more is sent */
+        bool recv_over;         /* the end or an error was seen: nothing more is received */
+        bool recv_told;         /* … and the owner knows */
+        int recv_error;         /* 0: the end */
+        Defer wake;             /* sends what is queued, delivers what was held */
         Defer closed;
         void *scratch;          /* receive buffer where there is no buffer ring */
 };
@@ -49,7 +63,10 @@ struct Stream {
 void stream_init_take(Stream *stream, Reactor *reactor, int fd, const StreamVtable *vtable, size_t queue_max);
 void stream_pause(Stream *stream);
 void stream_resume(Stream *stream);
-/* Copies n bytes to the queue. BUF_E_FULL: would pass queue_max, nothing queued; -ENOMEM. */
+/*
+ * Copies n bytes to the queue. BUF_E_FULL: would pass queue_max, nothing queued; -ENOMEM; -EPIPE after
+ * stream_shutdown_write(), stream_close() or a failed send (the owner was told by on_error).
+ */
 int stream_send(Stream *stream, const void *data, size_t n) _must_check_;
 /* Moves all of b into the queue (b is empty afterwards). Same errors; b is untouched on failure. */
 int stream_send_buf(Stream *stream, Buf *b) _must_check_;
