@@ -43,9 +43,10 @@ static const char *json_scan_string(const char *s, size_t n, size_t *i, bool *re
         size_t at = *i + 1;
 
         for (;;) {
-                size_t k = utf8_sequence(s + at, n - at);
-                if (at >= n)
+                size_t k;
+                if (at >= n)            /* past it, where a backslash is the last byte */
                         return "the string has no closing quote";
+                k = utf8_sequence(s + at, n - at);
                 if (k == 0) {
                         *i = at;
                         return "invalid UTF-8";

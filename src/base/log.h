@@ -50,7 +50,8 @@ uint64_t log_dropped(void);
 
 void log_full(int level, const LogField *fields, const char *format, ...) _printf_(3, 4);
 
-#define log_field(level, fields, ...)  log_full((level), (fields), __VA_ARGS__)
+/* fields, format, …: not named here, since the commas of a compound literal would part it into macro arguments. */
+#define log_field(level, ...)  log_full((level), __VA_ARGS__)
 #define log_debug(...)   log_full(LOG_DEBUG, NULL, __VA_ARGS__)
 #define log_info(...)    log_full(LOG_INFO, NULL, __VA_ARGS__)
 #define log_notice(...)  log_full(LOG_NOTICE, NULL, __VA_ARGS__)
