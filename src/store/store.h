@@ -200,7 +200,9 @@ struct StoreStats {
         uint64_t sync_us_last, sync_us_max, sync_us_total;
         uint64_t commit_us_max;
         uint64_t n_checkpoints;
-        uint64_t checkpoint_us_max;
+        uint64_t checkpoint_us_max;     /* of the thread's time */
+        uint64_t n_header_syncs;        /* of the WAL, on the thread: where it restarts, and in checkpoints under load */
+        uint64_t header_sync_us_max;
         uint64_t wal_bytes;
         uint64_t database_bytes;
         bool failed;
@@ -215,10 +217,18 @@ struct StoreStats {
  */
 int store_open(Store **ret_store, Reactor *reactor, const char *dir, const uint8_t key[static STORE_KEY_SIZE],
                char ret_refused[static STORE_REFUSED_MAX]) _must_check_;
-/* Flushes what is open, synchronously, checkpoints, closes. Waiters are called with -ECANCELED. */
+/*
+ * Flushes what is open, synchronously, checkpoints, closes. Waiters are called with -ECANCELED. A sync in flight is waited
+ * for by running the reactor's ticks: not to be called from a callback of the reactor.
+ */
 Store *store_close(Store *store);
 DEFINE_CLEANUP(Store, store_close);
 const StoreStats *store_stats(Store *store);
+/*
+ * Reads the whole database: each page's HMAC, and the structure. Takes seconds a GiB: for tests and administration.
+ * STORE_E_REFUSED, with the sentence.
+ */
+int store_verify(Store *store, char ret_refused[static STORE_REFUSED_MAX]) _must_check_;
 /* NULL, or one sentence: why writes are refused. */
 const char *store_failure(const Store *store);
 
@@ -247,9 +257,12 @@ void store_wait_cancel(StoreWait *wait);
 int store_task_insert(Store *store, const StoreTask *task) _must_check_;
 enum { STORE_TASK_PROMPT = 1, STORE_TASK_RESULT = 2 };
 int store_task_load(Store *store, const Id *id, int parts, StoreTask **ret_task) _must_check_;
-/* Writes every member that can change after submit: state, agent, times, attempts, reason, result, usage… but not last_seq. */
+/*
+ * Writes every member that can change after submit: state, agent, times, attempts, reason, result, usage… but not last_seq.
+ * A result that is NULL leaves the stored one as it is (the task may have been loaded without it).
+ */
 int store_task_update(Store *store, const StoreTask *task) _must_check_;
-/* fn returns 0 to go on. Prompt and result are left out. */
+/* fn returns 0 to go on; what else it returns is returned. Prompt and result are left out. fn must not write. */
 typedef int (*StoreTaskFn)(const StoreTask *task, void *userdata);
 int store_task_list(Store *store, const StoreTaskFilter *filter, StoreTaskFn fn, void *userdata) _must_check_;
 /* Every task that is not final, oldest first. */

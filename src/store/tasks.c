@@ -1,0 +1,334 @@
+#include "base/error.h"
+#include "store/internal.h"
+
+/* The columns of task_read(), of a table or subquery t. */
+#define TASK_COLUMNS                                                                                            \
+        "t.id, t.principal, t.run_as_uid, t.state, t.agent, t.model, t.priority, t.workspace, t.request, t.timeout_us, " \
+        "t.not_before_us, t.created_us, t.updated_us, t.started_us, t.finished_us, t.n_attempts, t.max_attempts, "       \
+        "t.backoff_us, t.cancel_requested, t.reason, t.detail, t.result_truncated, t.input_tokens, "                     \
+        "t.cached_input_tokens, t.output_tokens, t.reasoning_tokens, t.cost_microusd, "                                  \
+        "(SELECT max(seq) FROM events WHERE task = t.n)"
+
+#define LIVE_STATES "(1, 2, 3, 9, 10)"
+
+static const char *const state_names[_TASK_STATE_N] = {
+        [TASK_QUEUED] = "queued",
+        [TASK_DELAYED] = "delayed",
+        [TASK_RUNNING] = "running",
+        [TASK_SUCCEEDED] = "succeeded",
+        [TASK_FAILED] = "failed",
+        [TASK_CANCELLED] = "cancelled",
+        [TASK_TIMED_OUT] = "timed_out",
+        [TASK_DEAD] = "dead",
+        [TASK_HELD] = "held",
+        [TASK_BLOCKED] = "blocked",
+        [TASK_REJECTED] = "rejected",
+        [TASK_EXPIRED] = "expired",
+};
+
+_Static_assert(TASK_QUEUED == 1 && TASK_DELAYED == 2 && TASK_RUNNING == 3 && TASK_HELD == 9 && TASK_BLOCKED == 10,
+               "LIVE_STATES spells these out");
+
+const char *task_state_name(TaskState state) {
+        return state > 0 && state < _TASK_STATE_N ? state_names[state] : "unknown";
+}
+
+TaskState task_state_from_name(const char *name) {
+        for (size_t i = 1; i < _TASK_STATE_N; i++)
+                if (streq(state_names[i], name))
+                        return (TaskState)i;
+        return 0;
+}
+
+StoreTask *store_task_free(StoreTask *task) {
+        if (!task)
+                return NULL;
+        free(task->principal);
+        free(task->agent);
+        free(task->model);
+        free(task->prompt);
+        free(task->workspace);
+        free(task->request);
+        free(task->reason);
+        free(task->detail);
+        free(task->result);
+        free(task);
+        return NULL;
+}
+
+/* ---- writing ---- */
+
+static int task_write_text(Store *store, StmtSlot slot, const char *sql, uint64_t n, const char *text, size_t n_text) {
+        _cleanup_(stmt_put) Stmt stmt = STMT_NULL;
+        int r;
+
+        r = stmt_get(&stmt, store, slot, sql);
+        if (r)
+                return r;
+        stmt_bind_u64(&stmt, n);
+        stmt_bind_blob(&stmt, text, n_text);
+        return stmt_run(&stmt);
+}
+
+static int task_write_result(Store *store, uint64_t n, const StoreTask *task) {
+        if (!task->result)
+                return 0;
+        return task_write_text(store, STMT_TASK_UPDATE_RESULT,
+                               "INSERT INTO results (task, result) VALUES (?, ?) "
+                               "ON CONFLICT (task) DO UPDATE SET result = excluded.result",
+                               n, task->result, task->n_result);
+}
+
+static bool task_state_is_valid(TaskState state) {
+        return state > 0 && state < _TASK_STATE_N;
+}
+
+/* What insert and update have in common, in the order of their columns. */
+static void task_bind(Stmt *stmt, const StoreTask *t) {
+        stmt_bind_i64(stmt, t->state);
+        stmt_bind_str(stmt, t->agent);
+        stmt_bind_str(stmt, t->model);
+        stmt_bind_u64(stmt, t->priority);
+        stmt_bind_u64(stmt, t->timeout_us);
+        stmt_bind_u64(stmt, t->not_before_us);
+        stmt_bind_u64(stmt, t->updated_us);
+        stmt_bind_u64(stmt, t->started_us);
+        stmt_bind_u64(stmt, t->finished_us);
+        stmt_bind_u64(stmt, t->n_attempts);
+        stmt_bind_u64(stmt, t->max_attempts);
+        stmt_bind_u64(stmt, t->backoff_us);
+        stmt_bind_i64(stmt, t->cancel_requested);
+        stmt_bind_str(stmt, t->reason);
+        stmt_bind_str(stmt, t->detail);
+        stmt_bind_i64(stmt, t->result_truncated);
+        stmt_bind_usage(stmt, &t->usage);
+}
+
+int store_task_insert(Store *store, const StoreTask *task) {
+        _cleanup_(stmt_put) Stmt stmt = STMT_NULL;
+        uint64_t n;
+        int r;
+
+        if (!task_state_is_valid(task->state))
+                return error_origin(-EINVAL);
+        r = store_check_insert(store);
+        if (!r)
+                r = stmt_get(&stmt, store, STMT_TASK_INSERT,
+                             "INSERT INTO tasks (state, agent, model, priority, timeout_us, not_before_us, updated_us, "
+                             "started_us, finished_us, n_attempts, max_attempts, backoff_us, cancel_requested, reason, "
+                             "detail, result_truncated, " STMT_USAGE_COLUMNS ", id, principal, run_as_uid, workspace, "
+                             "request, created_us) "
+                             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
+        if (r)
+                return r;
+        task_bind(&stmt, task);
+        stmt_bind_id(&stmt, &task->id);
+        stmt_bind_str(&stmt, task->principal);
+        stmt_bind_i64(&stmt, task->run_as_uid);
+        stmt_bind_str(&stmt, task->workspace);
+        stmt_bind_str(&stmt, task->request);
+        stmt_bind_u64(&stmt, task->created_us);
+        r = stmt_run(&stmt);
+        if (r)
+                return r;
+        n = (uint64_t)sqlite3_last_insert_rowid(store->db);
+        store_count_state(store, task->state, 1);
+        if (task->prompt)
+                r = task_write_text(store, STMT_TASK_INSERT_PROMPT, "INSERT INTO prompts (task, prompt) VALUES (?, ?)", n,
+                                    task->prompt, task->n_prompt);
+        return r ? r : task_write_result(store, n, task);
+}
+
+int store_task_update(Store *store, const StoreTask *task) {
+        _cleanup_(stmt_put) Stmt find = STMT_NULL, stmt = STMT_NULL;
+        TaskState old_state;
+        uint64_t n;
+        bool row;
+        int r;
+
+        if (!task_state_is_valid(task->state))
+                return error_origin(-EINVAL);
+        r = store_check_write(store);
+        if (!r)
+                r = stmt_get(&find, store, STMT_TASK_FIND, "SELECT n, state FROM tasks WHERE id = ?");
+        if (r)
+                return r;
+        stmt_bind_id(&find, &task->id);
+        r = stmt_step(&find, &row);
+        if (r)
+                return r;
+        if (!row)
+                return STORE_E_NOT_FOUND;
+        n = stmt_u64(&find);
+        old_state = (TaskState)stmt_i64(&find);
+        stmt_reset(&find);
+
+        r = stmt_get(&stmt, store, STMT_TASK_UPDATE,
+                     "UPDATE tasks SET state = ?, agent = ?, model = ?, priority = ?, timeout_us = ?, not_before_us = ?, "
+                     "updated_us = ?, started_us = ?, finished_us = ?, n_attempts = ?, max_attempts = ?, backoff_us = ?, "
+                     "cancel_requested = ?, reason = ?, detail = ?, result_truncated = ?, input_tokens = ?, "
+                     "cached_input_tokens = ?, output_tokens = ?, reasoning_tokens = ?, cost_microusd = ? WHERE n = ?");
+        if (r)
+                return r;
+        task_bind(&stmt, task);
+        stmt_bind_u64(&stmt, n);
+        r = stmt_run(&stmt);
+        if (r)
+                return r;
+        store_count_state(store, old_state, -1);
+        store_count_state(store, task->state, 1);
+        return task_write_result(store, n, task);
+}
+
+/* ---- reading ---- */
+
+static int task_read(Stmt *stmt, StoreTask **ret_task) {
+        _cleanup_(store_task_freep) StoreTask *t = calloc(1, sizeof(*t));
+
+        if (!t)
+                return error_origin(-ENOMEM);
+        t->id = stmt_id(stmt);
+        t->principal = stmt_str(stmt);
+        t->run_as_uid = stmt_i64(stmt);
+        t->state = (TaskState)stmt_i64(stmt);
+        t->agent = stmt_str(stmt);
+        t->model = stmt_str(stmt);
+        t->priority = stmt_u32(stmt);
+        t->workspace = stmt_str(stmt);
+        t->request = stmt_str(stmt);
+        t->timeout_us = stmt_u64(stmt);
+        t->not_before_us = stmt_u64(stmt);
+        t->created_us = stmt_u64(stmt);
+        t->updated_us = stmt_u64(stmt);
+        t->started_us = stmt_u64(stmt);
+        t->finished_us = stmt_u64(stmt);
+        t->n_attempts = stmt_u32(stmt);
+        t->max_attempts = stmt_u32(stmt);
+        t->backoff_us = stmt_u64(stmt);
+        t->cancel_requested = stmt_i64(stmt);
+        t->reason = stmt_str(stmt);
+        t->detail = stmt_str(stmt);
+        t->result_truncated = stmt_i64(stmt);
+        t->usage = stmt_usage(stmt);
+        t->last_seq = stmt_u64(stmt);
+        if (stmt->error)
+                return stmt->error;
+        *ret_task = steal_ptr(&t);
+        return 0;
+}
+
+int store_task_load(Store *store, const Id *id, int parts, StoreTask **ret_task) {
+        _cleanup_(store_task_freep) StoreTask *task = NULL;
+        _cleanup_(stmt_put) Stmt stmt = STMT_NULL;
+        bool row;
+        int r;
+
+        r = stmt_get(&stmt, store, STMT_TASK_LOAD,
+                     "SELECT " TASK_COLUMNS ", "
+                     "CASE WHEN ?2 & 1 THEN (SELECT prompt FROM prompts WHERE task = t.n) END, "
+                     "CASE WHEN ?2 & 2 THEN (SELECT result FROM results WHERE task = t.n) END "
+                     "FROM tasks t WHERE t.id = ?1");
+        if (r)
+                return r;
+        stmt_bind_id(&stmt, id);
+        stmt_bind_i64(&stmt, parts);
+        r = stmt_step(&stmt, &row);
+        if (r)
+                return r;
+        if (!row)
+                return STORE_E_NOT_FOUND;
+        r = task_read(&stmt, &task);
+        if (r)
+                return r;
+        task->prompt = stmt_bytes(&stmt, &task->n_prompt);
+        task->result = stmt_bytes(&stmt, &task->n_result);
+        if (stmt.error)
+                return stmt.error;
+        *ret_task = steal_ptr(&task);
+        return 0;
+}
+
+_Static_assert(STORE_TASK_PROMPT == 1 && STORE_TASK_RESULT == 2, "store_task_load() spells these out");
+
+/*
+ * One statement a set of filters, so that each has an index that gives the order: (state, id) where a state is asked for
+ * alone, (principal, id) with a principal, (id) else. What the index does not know is checked row by row.
+ */
+int store_task_list(Store *store, const StoreTaskFilter *filter, StoreTaskFn fn, void *userdata) {
+        _cleanup_(stmt_put) Stmt stmt = STMT_NULL;
+        _cleanup_(sqlite3_freep) char *sql = NULL;
+        int r;
+
+        sql = sqlite3_mprintf(
+                "SELECT " TASK_COLUMNS " FROM tasks t WHERE 1%s%s%s%s%s ORDER BY t.id DESC LIMIT ?6",
+                id_is_null(&filter->before) ? "" : " AND t.id < ?1",
+                filter->principal ? " AND t.principal = ?2" : "",
+                /* The + keeps the planner off the state's index, which would read all tasks of the state. */
+                !filter->state ? "" : filter->principal ? " AND +t.state = ?3" : " AND t.state = ?3",
+                filter->agent ? " AND t.agent = ?4" : "",
+                filter->label_name ? " AND json_valid(t.request) AND EXISTS (SELECT 1 FROM json_each(t.request, '$.labels') "
+                                     "WHERE key = ?5 AND value = ?7)" : "");
+        if (!sql)
+                return error_origin(-ENOMEM);
+        r = stmt_get(&stmt, store, STMT_UNCACHED, sql);
+        if (r)
+                return r;
+        stmt_bind_id(&stmt, &filter->before);
+        stmt_bind_str(&stmt, filter->principal);
+        stmt_bind_i64(&stmt, filter->state);
+        stmt_bind_str(&stmt, filter->agent);
+        stmt_bind_str(&stmt, filter->label_name);
+        stmt_bind_u64(&stmt, filter->limit);
+        if (filter->label_name)
+                stmt_bind_str(&stmt, filter->label_value ?: "");
+        for (;;) {
+                _cleanup_(store_task_freep) StoreTask *task = NULL;
+                bool row;
+
+                r = stmt_step(&stmt, &row);
+                if (r || !row)
+                        return r;
+                r = task_read(&stmt, &task);
+                if (!r)
+                        r = fn(task, userdata);
+                if (r)
+                        return r;
+        }
+}
+
+/* Sorts row numbers, not rows: there may be a hundred thousand, and the sorter is in memory. */
+int store_task_list_live(Store *store, StoreTaskFn fn, void *userdata) {
+        _cleanup_(stmt_put) Stmt list = STMT_NULL;
+        int r;
+
+        r = stmt_get(&list, store, STMT_TASK_LIST_LIVE,
+                     "SELECT n FROM tasks WHERE state IN " LIVE_STATES " ORDER BY id");
+        if (r)
+                return r;
+        for (;;) {
+                _cleanup_(store_task_freep) StoreTask *task = NULL;
+                _cleanup_(stmt_put) Stmt load = STMT_NULL;
+                bool row;
+
+                r = stmt_step(&list, &row);
+                if (r || !row)
+                        return r;
+                r = stmt_get(&load, store, STMT_TASK_LOAD_N, "SELECT " TASK_COLUMNS " FROM tasks t WHERE t.n = ?");
+                if (r)
+                        return r;
+                stmt_bind_u64(&load, stmt_u64(&list));
+                r = stmt_step(&load, &row);
+                if (!r)
+                        r = row ? task_read(&load, &task) : error_origin(-EIO);
+                stmt_put(&load);
+                if (!r)
+                        r = fn(task, userdata);
+                if (r)
+                        return r;
+        }
+}
+
+int store_task_count(Store *store, uint64_t counts[static _TASK_STATE_N]) {
+        memcpy(counts, store->counts, sizeof(store->counts));
+        return 0;
+}

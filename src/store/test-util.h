@@ -1,0 +1,146 @@
+#pragma once
+
+/* A store in a directory of its own, on a real ring, and waiting for its acknowledgements without sleeping. */
+
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <fcntl.h>
+#include <ftw.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "store/internal.h"
+
+typedef struct Fixture Fixture;
+typedef struct Ack Ack;
+
+static const uint8_t test_key[STORE_KEY_SIZE] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 0xfe };
+
+struct Fixture {
+        char dir[64];
+        Reactor *reactor;
+        Store *store;
+};
+
+/* A StoreWait that remembers. */
+struct Ack {
+        StoreWait wait;
+        bool called;
+        int error;
+};
+
+static inline void ack_fn(StoreWait *wait, int error) {
+        Ack *ack = container_of(wait, Ack, wait);
+
+        assert_false(ack->called);
+        ack->called = true;
+        ack->error = error;
+}
+
+static inline int remove_fn(const char *path, const struct stat *st, int type, struct FTW *ftw) {
+        return remove(path);
+}
+
+static inline void fixture_remove_dir(const char *dir) {
+        (void)nftw(dir, remove_fn, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+static inline void fixture_make_dir(char dir[static 64]) {
+        const char *tmp = getenv("TMPDIR");
+
+        snprintf(dir, 64, "%.40s/store-test-XXXXXX", tmp ?: "/tmp");
+        assert_non_null(mkdtemp(dir));
+}
+
+static inline void fixture_open(Fixture *f) {
+        char refused[STORE_REFUSED_MAX] = "";
+        int r = store_open(&f->store, f->reactor, f->dir, test_key, refused);
+
+        if (r)
+                print_error("%s\n", refused);
+        assert_int_equal(r, 0);
+}
+
+static inline void fixture_close(Fixture *f) {
+        f->store = store_close(f->store);
+}
+
+/* A plan of no tests, with the reason, where there is no ring to test on. */
+static inline bool skip_without_io_uring(void) {
+        _cleanup_(reactor_freep) Reactor *reactor = NULL;
+
+        if (reactor_new(&reactor) != REACTOR_E_NO_IO_URING)
+                return false;
+        puts("1..0 # SKIP io_uring is refused on this machine");
+        return true;
+}
+
+static inline int fixture_setup(void **state) {
+        Fixture *f = calloc(1, sizeof(*f));
+
+        assert_non_null(f);
+        assert_int_equal(reactor_new(&f->reactor), 0);
+        assert_int_equal(reactor_enable(f->reactor), 0);
+        fixture_make_dir(f->dir);
+        fixture_open(f);
+        *state = f;
+        return 0;
+}
+
+static inline int fixture_teardown(void **state) {
+        Fixture *f = *state;
+
+        fixture_close(f);
+        reactor_free(f->reactor);
+        fixture_remove_dir(f->dir);
+        free(f);
+        return 0;
+}
+
+static inline void fixture_run_until(Fixture *f, const bool *flag) {
+        while (!*flag)
+                assert_int_equal(reactor_tick(f->reactor, 5 * USEC_PER_SEC), 0);
+}
+
+/* Waits until all written so far is durable; returns what the waiter got. */
+static inline int fixture_wait(Fixture *f) {
+        Ack ack = {};
+
+        store_wait(f->store, &ack.wait, ack_fn);
+        fixture_run_until(f, &ack.called);
+        return ack.error;
+}
+
+#define begin(f) assert_int_equal(store_begin((f)->store), 0)
+#define end(f) assert_int_equal(store_end((f)->store, true), 0)
+
+static inline Id test_id(void) {
+        Id id;
+
+        assert_int_equal(id_new(&id), 0);
+        return id;
+}
+
+/* A minimal task; its strings are literals, so it is not for store_task_free(). */
+static inline StoreTask test_task(const char *principal, TaskState state) {
+        return (StoreTask){
+                .id = test_id(),
+                .principal = (char *)principal,
+                .run_as_uid = -1,
+                .state = state,
+                .agent = (char *)"codex",
+                .priority = 50,
+                .prompt = (char *)"say hello",
+                .n_prompt = strlen("say hello"),
+                .request = (char *)"{}",
+                .created_us = 1,
+                .max_attempts = 1,
+                .usage = STORE_USAGE_UNKNOWN,
+        };
+}
