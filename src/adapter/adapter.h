@@ -99,6 +99,8 @@ typedef int (*AdapterEventFn)(void *userdata, const char *type, const char *data
 int adapter_run_new(AdapterRun **ret_run, const Adapter *a) _must_check_;
 AdapterRun *adapter_run_free(AdapterRun *run);
 DEFINE_CLEANUP(AdapterRun, adapter_run_free);
+/* The run resumes a session that had used this much before: a CLI that counts a whole session is charged the difference. */
+void adapter_run_resume(AdapterRun *run, const StoreUsage *before);
 /*
  * One complete line (without its newline) of stream 1 or 2. It updates the run's accumulated text, usage, session and error, and calls
  * fn (NULL while a restarted router replays stored raw lines) for each normalised event.
