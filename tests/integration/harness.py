@@ -10,6 +10,7 @@ import inspect
 import json
 import os
 import pathlib
+import pwd
 import shutil
 import signal
 import socket
@@ -26,6 +27,26 @@ BUILD = pathlib.Path(os.environ.get('AR_BUILD', SOURCE / 'build'))
 SANITIZED = os.environ.get('AR_SANITIZE', 'none') not in ('', 'none')
 DEADLINE_S = 120 if SANITIZED else 60      # for anything awaited; far above what a loaded machine needs
 FINAL = ('succeeded', 'failed', 'cancelled', 'timed_out', 'rejected', 'expired', 'dead')
+
+
+# The agent of most tests: its prompt is a shell script.
+SH_MANIFEST = '''\
+version: 1
+name: sh
+title: A shell script
+install: Install dash.
+capabilities: [shell]
+concurrency: 200
+command: { find: [/bin/sh] }
+output: { format: text }
+errors:
+  - { exit: [75], reason: overloaded, retry_after: 10ms }
+'''
+CONFIG = '''\
+version: 1
+sandbox: { workspace_roots: ["{dir}/workspaces"] }
+'''
+WORKER = pwd.getpwnam('nobody') if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
 
 
 class Skip(Exception):
@@ -198,11 +219,18 @@ def parse_events(lines):
 class Instance:
     """run-local over a temporary directory. `config` is YAML; {dir} in it is the instance's directory."""
 
-    def __init__(self, config=None, directory=None, build=None, environment=None):
+    def __init__(self, config=None, directory=None, build=None, environment=None, manifests=None,
+                 prepare=None):
         self.temporary = directory is None
         self.dir = pathlib.Path(directory or tempfile.mkdtemp(prefix='agent-router-test.', dir=os.environ.get('AR_TMPDIR')))
         self.log = self.dir.with_suffix('.log') if not self.temporary else pathlib.Path(f'{self.dir}.log')
         self.argv = [str(RUN_LOCAL), '--dir', str(self.dir), '--http', '127.0.0.1:0']
+        agents = self.dir / 'config/agents.d'
+        agents.mkdir(parents=True, exist_ok=True)
+        for name, text in ({'sh': SH_MANIFEST} | (manifests or {})).items():
+            (agents / f'{name}.yaml').write_text(text)
+        if prepare:
+            prepare(self.dir)
         if config is not None:
             (self.dir / 'test.yaml').write_text(config.replace('{dir}', str(self.dir)))
             self.argv += ['--config', str(self.dir / 'test.yaml')]
@@ -241,6 +269,20 @@ class Instance:
 
     def logs(self):
         return self.log.read_text(errors='replace') if self.log.exists() else ''
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        if kind and kind is not Skip:
+            diagnose_logs(self)
+        self.close()
+
+    def workspace(self):
+        """A fresh directory that tasks may use, owned by their user."""
+        path = pathlib.Path(tempfile.mkdtemp(prefix='w.', dir=self.dir / 'workspaces'))
+        os.chown(path, WORKER.pw_uid, WORKER.pw_gid)
+        return path
 
     # Clients
 
@@ -294,8 +336,8 @@ def test_functions(namespace):
     return [f for n, f in namespace.items() if n.startswith('test_') and inspect.isfunction(f)]
 
 
-def main(namespace, config=None, setup=None):
-    """Runs the file's tests over one instance (made where a test takes one) and prints TAP. Exit status by result."""
+def main(namespace, config=None, manifests=None):
+    """Runs the file's tests over one instance (made where a test takes one) and prints TAP; exits by the result."""
     only = sys.argv[1:]
     tests = [f for f in test_functions(namespace) if not only or f.__name__ in only]
     print('TAP version 13')
@@ -306,9 +348,7 @@ def main(namespace, config=None, setup=None):
         start = time.monotonic()
         try:
             if inspect.signature(test).parameters and instance is None:
-                instance = Instance(config() if callable(config) else config)
-                if setup:
-                    setup(instance)
+                instance = Instance(config or CONFIG, manifests=manifests)
             test(*([instance] if inspect.signature(test).parameters else []))
             print(f'ok {number} - {name}', flush=True)
             diagnose(f'{time.monotonic() - start:.2f} s')
@@ -319,12 +359,16 @@ def main(namespace, config=None, setup=None):
             print(f'not ok {number} - {name}', flush=True)
             diagnose(traceback.format_exc())
             if instance:
-                diagnose('instance log (its end):\n' + '\n'.join(instance.logs().splitlines()[-60:]))
+                diagnose_logs(instance)
             if isinstance(e, KeyboardInterrupt):
                 break
     if instance:
         instance.close()
     sys.exit(1 if failed else 0)
+
+
+def diagnose_logs(instance):
+    diagnose('instance log (its end):\n' + '\n'.join(instance.logs().splitlines()[-60:]))
 
 
 def diagnose(text):
