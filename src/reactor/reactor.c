@@ -2,7 +2,6 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "base/log.h"
 #include "reactor/ring.h"
 
 /* Completions taken from the ring at once, and at most in one tick: timers and deferred work come in between. */
@@ -240,8 +239,8 @@ int reactor_tick(Reactor *reactor, uint64_t timeout_us) {
                 r = ring_wait(reactor->ring, reactor_timeout_us(reactor, timeout_us));
                 if (r < 0)
                         return error_trace(r);
-                if (r == RING_E_BUSY && reactor->stats.n_busy++ == 0)
-                        log_warning("io_uring takes no submissions for the moment (out of memory?); trying again");
+                if (r == RING_E_BUSY)
+                        reactor->stats.n_busy++;
         }
         reactor->stats.n_ticks++;
         reactor->now_us = clock_monotonic_us();

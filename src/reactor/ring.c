@@ -25,7 +25,7 @@ struct Ring {
         struct io_uring_buf_ring *buffers;      /* one page of ring, then the buffers themselves */
         size_t n_mapped;
         bool has_uring;
-        bool can_accept_multishot, can_recv_multishot;
+        bool said_busy;
 };
 
 static ReactorFeatures ring_features_most = { true, true, true, true, true };
@@ -281,8 +281,12 @@ int ring_wait(Ring *ring, uint64_t timeout_us) {
                 r = io_uring_submit_and_wait(&ring->uring, 1);
         else
                 r = io_uring_submit_and_wait_timeout(&ring->uring, &cqe, 1, &ts, NULL);
-        if (r == -EAGAIN || r == -EBUSY)
+        if (r == -EAGAIN || r == -EBUSY) {
+                if (!ring->said_busy)
+                        log_warning("io_uring takes no submissions for the moment (%s); trying again", strerror(-r));
+                ring->said_busy = true;
                 return RING_E_BUSY;
+        }
         if (r < 0 && r != -ETIME && r != -EINTR)
                 return error_origin(r);
         return 0;

@@ -54,12 +54,12 @@ static void stream_tell_over(Stream *s) {
 }
 
 static void stream_received(Stream *s, const uint8_t *data, size_t n) {
+        if (s->recv_over)       /* an earlier byte could not be held: nothing after the gap */
+                return;
         if (stream_can_deliver(s)) {
                 s->vtable->on_bytes(s, data, n);
                 return;
         }
-        if (s->recv_over)       /* an earlier byte could not be held: nothing after the gap */
-                return;
         if (buf_append(&s->held, data, n) != 0) {
                 s->recv_over = true;
                 s->recv_error = error_origin(-ENOMEM);

@@ -1,6 +1,6 @@
 #pragma once
 
-/* What the tests of this layer share: cmocka's order of includes, and a reactor or a skip with its reason. */
+/* What the tests of this layer share: cmocka's order of includes, a ring, and a reactor or a skip with its reason. */
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,6 +10,23 @@
 #include <cmocka.h>
 
 #include "reactor/reactor.h"
+#include "reactor/ring-sim.h"
+#include "reactor/ring.h"
+
+/* The same tests run over the real ring and over its twin. */
+#ifndef TEST_SIM
+#define TEST_SIM 0
+#endif
+
+static inline void test_configure(const RingSimOptions *options) {
+#if TEST_SIM
+        ring_sim_configure(options);
+#else
+        bool modern = !options->single_shot;
+
+        ring_limit_features(&(ReactorFeatures){ modern, modern, modern, modern, true });
+#endif
+}
 
 /* Enabled; skips the test where this machine refuses io_uring (the log says why). */
 static inline Reactor *test_reactor_new(bool enable) {
