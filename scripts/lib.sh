@@ -21,7 +21,7 @@ step() {
                 if [ -z "$said" ] && [ $((SECONDS - start)) -ge 2 ]; then
                         say "$title …"
                         said=1
-                elif [ -n "$said" ] && [ $(((SECONDS - start) % 30)) -eq 0 ] && [ $((SECONDS - start)) -gt "$said" ]; then
+                elif [ -n "$said" ] && [ $((SECONDS - start)) -ge $((said + 30)) ]; then
                         say "  … $((SECONDS - start)) s: $(tail -n 1 "$log" | tr '\r' '\n' | tail -n 1 | cut -c1-90)"
                         said=$((SECONDS - start))
                 fi

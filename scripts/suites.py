@@ -52,7 +52,8 @@ def build(name):
     directory = SOURCE / 'build' / name
     start = time.monotonic()
     if not (directory / 'build.ninja').exists():
-        run(['meson', 'setup', str(directory), '-Dwerror=true', '-Dtests=enabled', *options], f'setup {name}', environment)
+        argv = ['meson', 'setup', str(directory), '-Dwerror=true', '-Dtests=enabled', *options]
+        run(argv, f'setup {name}', environment)
     run(['ninja', '-C', str(directory)], f'build {name}')
     say(f'build {name:<16} {time.monotonic() - start:7.1f} s')
     return directory
@@ -97,7 +98,8 @@ def watch(process, label, total):
 
 
 def tests_of(directory):
-    listing = subprocess.run(['meson', 'introspect', str(directory), '--tests'], capture_output=True, text=True, check=True)
+    argv = ['meson', 'introspect', str(directory), '--tests']
+    listing = subprocess.run(argv, capture_output=True, text=True, check=True)
     suites = {}
     for test in json.loads(listing.stdout):
         for suite in test['suite']:
@@ -109,8 +111,8 @@ def run_suite(directory, name, suite, total):
     label = f'{suite} ({name})'
     environment = {**os.environ, 'AR_SANITIZE': SANITIZERS if name == 'asan' else 'none'}
     base = f'suite-{suite}'
-    process = subprocess.Popen(['meson', 'test', '-C', str(directory), '--no-rebuild', '--suite', suite, '--logbase', base],
-                               cwd=SOURCE, env=environment, text=True, stdin=subprocess.DEVNULL,
+    argv = ['meson', 'test', '-C', str(directory), '--no-rebuild', '--suite', suite, '--logbase', base]
+    process = subprocess.Popen(argv, cwd=SOURCE, env=environment, text=True, stdin=subprocess.DEVNULL,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     seconds = watch(process, label, total)
     log = directory / 'meson-logs' / f'{base}.json'

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
-"""From a submit's acknowledgement to the agent's execve, for tasks that arrive one at a time (20 a second) while 100 others
-run. The end is the attempt's execed_at (the launcher's clock at execve, to the millisecond), the start the client's clock
-once the 201 has been read; both are this machine's.
+"""From a submit's acknowledgement to the agent's execve, for tasks that arrive one at a time (20 a second) while 100
+others run. The end is the attempt's execed_at (the launcher's clock at execve, to the millisecond), the start the
+client's clock once the 201 has been read; both are this machine's.
 """
 
 import datetime

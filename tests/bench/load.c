@@ -305,7 +305,8 @@ int main(int argc, char **argv) {
         address.sin_port = htons((uint16_t)port);
         r = fd_read_file(AT_FDCWD, argv[6], BODY_MAX, &body, &n_body);
         if (!r)
-                r = load.protocol->request(&request, body, n_body, argc > 7 ? argv[7] : NULL, argc > 8 ? argv[8] : NULL);
+                r = load.protocol->request(&request, body, n_body, argc > 7 ? argv[7] : NULL,
+                                           argc > 8 ? argv[8] : NULL);
         if (!r) {
                 load.request = buf_data(&request);
                 load.n_request = buf_size(&request);

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
-"""Durable submits: POST /tasks with a prompt of 1 KiB over 64 keep-alive connections, against beanstalkd (-b DIR -f0) and
-Redis (appendfsync always, XADD) with a body of the same size over as many connections. The three take turns, on the same
-disk; the ratio of each round's pair is taken, and the median printed. One load generator drives them all (load.c).
+"""Durable submits: POST /tasks with a prompt of 1 KiB over 64 keep-alive connections, against beanstalkd (-b DIR -f0)
+and Redis (appendfsync always, XADD) with a body of the same size over as many connections. The three take turns, on the
+same disk; the ratio of each round's pair is taken, and the median printed. One load generator drives them all (load.c).
 
 The tasks wait for a time far off (`not_before`), so that what is measured is accepting them durably, as with the two
 others, and not running them.
@@ -30,7 +30,8 @@ def free_port():
 
 
 def load(protocol, port, body, *more):
-    argv = [os.environ['AR_LOAD'], protocol, '127.0.0.1', str(port), str(CONNECTIONS), str(REQUESTS[protocol]), body, *more]
+    numbers = [str(port), str(CONNECTIONS), str(REQUESTS[protocol])]
+    argv = [os.environ['AR_LOAD'], protocol, '127.0.0.1', *numbers, body, *more]
     done = subprocess.run(argv, capture_output=True, text=True)
     assert done.returncode == 0, f'{" ".join(argv)}: {done.stderr}{done.stdout}'
     return json.loads(done.stdout)
@@ -40,7 +41,8 @@ class Server:
     """beanstalkd or Redis on a port of its own, ended by its handle."""
 
     def __init__(self, argv, port):
-        self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                        stderr=subprocess.DEVNULL)
         self.port = port
         harness.wait_for(self.answers, f'{argv[0]} answers')
 
@@ -66,10 +68,11 @@ def main():
         for name in ('beanstalkd', 'redis'):
             os.mkdir(os.path.join(directory, name))
         port = free_port()
-        beanstalkd = Server(['beanstalkd', '-l', '127.0.0.1', '-p', str(port), '-b', f'{directory}/beanstalkd', '-f0'], port)
+        beanstalkd = Server(['beanstalkd', '-l', '127.0.0.1', '-p', str(port), '-b', f'{directory}/beanstalkd', '-f0'],
+                            port)
         port = free_port()
-        redis = Server(['redis-server', '--bind', '127.0.0.1', '--port', str(port), '--dir', f'{directory}/redis', '--save', '',
-                        '--appendonly', 'yes', '--appendfsync', 'always'], port)
+        redis = Server(['redis-server', '--bind', '127.0.0.1', '--port', str(port), '--dir', f'{directory}/redis',
+                        '--save', '', '--appendonly', 'yes', '--appendfsync', 'always'], port)
         results = {'http': [], 'beanstalk': [], 'resp': []}
         syncs = []
         try:
@@ -85,7 +88,8 @@ def main():
         size = os.path.getsize(body)
         print(f'{CONNECTIONS} connections, body {size} bytes, {ROUNDS} rounds; '
               f'fdatasync of 4 KiB appends: p50 {statistics.median(syncs):.0f} us')
-        for name, label in (('http', 'agent-router POST /tasks'), ('beanstalk', 'beanstalkd -b -f0'), ('resp', 'Redis XADD, always')):
+        labels = {'http': 'agent-router POST /tasks', 'beanstalk': 'beanstalkd -b -f0', 'resp': 'Redis XADD, always'}
+        for name, label in labels.items():
             rates = [r['per_second'] for r in results[name]]
             print(f'{label}: {statistics.median(rates):.0f}/s ({" ".join(f"{r:.0f}" for r in rates)}), '
                   f'p50 {statistics.median(r["p50_us"] for r in results[name]) / 1000:.1f} ms, '

@@ -24,8 +24,8 @@ WORDS = 12
 class Mock:
     def __init__(self):
         script = harness.SOURCE / 'tests/mock/model-api.mjs'
-        self.process = subprocess.Popen(['node', str(script), '0'], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
-                                        env={**os.environ, 'SLOW_MS': '150', 'SLOW_WORDS': str(WORDS)})
+        self.process = subprocess.Popen(['node', str(script), '0'], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                        text=True, env={**os.environ, 'SLOW_MS': '150', 'SLOW_WORDS': str(WORDS)})
         line = self.process.stdout.readline()
         assert line.startswith('ready '), line
         self.url = line.split()[1]
@@ -95,7 +95,8 @@ def test_ok():
         task, events = codex.run()
         equal(task['state'], 'succeeded', json.dumps(task))
         equal(task['result'], {'text': TEXT, 'truncated': False})
-        equal(task['usage'], {'input_tokens': 1234, 'cached_input_tokens': 200, 'output_tokens': 56, 'reasoning_tokens': 7})
+        usage = {'input_tokens': 1234, 'cached_input_tokens': 200, 'output_tokens': 56, 'reasoning_tokens': 7}
+        equal(task['usage'], usage, 'usage')
         types = [e['event'] for e in events]
         for type in ('state', 'text', 'usage', 'end'):
             assert type in types, f'{type} in {types}'

@@ -222,8 +222,8 @@ class Instance:
     def __init__(self, config=None, directory=None, build=None, environment=None, manifests=None,
                  prepare=None):
         self.temporary = directory is None
-        self.dir = pathlib.Path(directory or tempfile.mkdtemp(prefix='agent-router-test.', dir=os.environ.get('AR_TMPDIR')))
-        self.log = self.dir.with_suffix('.log') if not self.temporary else pathlib.Path(f'{self.dir}.log')
+        self.dir = pathlib.Path(directory or tempfile.mkdtemp(prefix='agent-router.', dir=os.environ.get('AR_TMPDIR')))
+        self.log = pathlib.Path(f'{self.dir}.log')
         self.argv = [str(RUN_LOCAL), '--dir', str(self.dir), '--http', '127.0.0.1:0']
         agents = self.dir / 'config/agents.d'
         agents.mkdir(parents=True, exist_ok=True)

@@ -61,7 +61,8 @@ def test_a_task_sees_no_state(it):
 
 def test_a_task_writes_only_where_it_may(it):
     path = it.workspace()
-    script = 'for d in / /usr /etc /var /home /root /dev /proc/sys/kernel "$HOME" /tmp .; do touch $d/probe 2>/dev/null && echo $d; done; true'
+    script = ('for d in / /usr /etc /var /home /root /dev /proc/sys/kernel "$HOME" /tmp .; do '
+              'touch $d/probe 2>/dev/null && echo $d; done; true')
     out = task(it, script, workspace=str(path)).split('\n')
     home = task(it, 'echo "$HOME"')
     equal(sorted(set(out) - {'/dev'}), sorted({home, '/tmp', '.'}), 'places that can be written')
@@ -77,11 +78,13 @@ def test_two_tasks_share_nothing(it):
 
 def test_forbidden_calls(it):
     python = '/usr/bin/python3'
-    probes = {'unshare': '272, 0x10000000', 'ptrace': '101, 0, 0, 0, 0', 'io_uring_setup': '425, 8, 0', 'bpf': '321, 0, 0, 0',
-              'keyctl': '250, 0, 0', 'userfaultfd': '323, 0', 'mount': '165, 0, 0, 0, 0, 0', 'clone3': '435, 0, 0'}
+    probes = {'unshare': '272, 0x10000000', 'ptrace': '101, 0, 0, 0, 0', 'io_uring_setup': '425, 8, 0',
+              'bpf': '321, 0, 0, 0', 'keyctl': '250, 0, 0', 'userfaultfd': '323, 0', 'mount': '165, 0, 0, 0, 0, 0',
+              'clone3': '435, 0, 0'}
     if harness.os.uname().machine != 'x86_64':
         raise Skip('the call numbers are those of x86-64')
-    lines = '\n'.join(f'ctypes.set_errno(0); print("{n}", libc.syscall({a}), ctypes.get_errno())' for n, a in probes.items())
+    lines = '\n'.join(f'print("{name}", libc.syscall({arguments}), ctypes.get_errno())'
+                      for name, arguments in probes.items())
     script = f"{python} - <<'EOF'\nimport ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n{lines}\nEOF\n"
     for line in task(it, script).splitlines():
         name, result, number = line.split()
@@ -92,7 +95,8 @@ def test_forbidden_calls(it):
 def test_the_prompt_is_not_in_any_command_line(it):
     path = it.workspace()
     word = 'prompt-in-argv-probe'
-    id = it.client.submit(f': {word}; touch up; while [ ! -e go ]; do sleep 0.02; done', agent='sh', workspace=str(path))['id']
+    script = f': {word}; touch up; while [ ! -e go ]; do sleep 0.02; done'
+    id = it.client.submit(script, agent='sh', workspace=str(path))['id']
     harness.wait_for(lambda: (path / 'up').exists(), 'the task runs')
     for proc in harness.pathlib.Path('/proc').glob('[0-9]*'):
         for name in ('cmdline', 'environ'):
@@ -107,7 +111,8 @@ def test_the_prompt_is_not_in_any_command_line(it):
 def test_no_network_where_the_agent_has_none(it):
     server = socket.create_server(('127.0.0.1', 0))
     port = server.getsockname()[1]
-    out = task(it, f'/usr/bin/python3 -c "import socket; socket.create_connection((\'127.0.0.1\', {port}), 2)" 2>&1 | tail -1; true')
+    python = f"import socket; socket.create_connection(('127.0.0.1', {port}), 2)"
+    out = task(it, f'/usr/bin/python3 -c "{python}" 2>&1 | tail -1; true')
     server.close()
     assert re.search('refused|unreachable|denied|permitted', out), f'connected, or: {out}'
 

@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 """kill -9 of the daemon at random moments under submit load: no task that was acknowledged is lost.
 
-AR_CRASHES sets how many times (default 50), AR_SEED repeats a run. (That acknowledged means on the disk, power cuts of a
-virtual machine show, in suite vm; a killed process can not.)
+AR_CRASHES sets how many times (default 50), AR_SEED repeats a run. (That acknowledged means on the disk, power cuts of
+a virtual machine show, in suite vm; a killed process can not.)
 """
 
 import http.client
@@ -23,8 +23,9 @@ CONFIG = harness.CONFIG + 'limits: { queued: 1000000, queued_per_principal: 1000
 
 
 class Submitter(threading.Thread):
-    """Submits over one connection, again and again; keeps what was acknowledged. Every third waits for its time and every
-    second carries an Idempotency-Key, which is sent again after a connection broke: it must not make a second task."""
+    """Submits over one connection, again and again; keeps what was acknowledged. Every hundredth task runs, the others
+    wait. Every second carries an Idempotency-Key, and is sent again after its connection broke, under the same name: it
+    must not make a second task."""
 
     def __init__(self, it, key, number):
         super().__init__(daemon=True)
@@ -35,7 +36,8 @@ class Submitter(threading.Thread):
 
     def run(self):
         while not self.stop:
-            connection = http.client.HTTPConnection(self.address.hostname, self.address.port, timeout=harness.DEADLINE_S)
+            connection = http.client.HTTPConnection(self.address.hostname, self.address.port,
+                                                    timeout=harness.DEADLINE_S)
             try:
                 while not self.stop:
                     self.submit(connection)
@@ -61,7 +63,6 @@ class Submitter(threading.Thread):
         elif response.status != 503:
             self.unexpected.append((response.status, text[:300]))
             self.stop = True
-        # Without an Idempotency-Key a broken submit is not sent again under the same name.
 
 
 def test_no_acknowledged_task_is_lost(it):

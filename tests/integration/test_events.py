@@ -76,7 +76,8 @@ def test_many_readers_see_the_same(it):
 
 
 def test_output_over_the_limit_is_cut_and_said(it):
-    id = it.client.submit('head -c 3000000 /dev/zero | tr "\\0" "\\n" | sed s/^/xxxxxxxxx/; echo after', agent='sh', wait=60)['id']
+    script = 'head -c 3000000 /dev/zero | tr "\\0" "\\n" | sed s/^/xxxxxxxxx/; echo after'
+    id = it.client.submit(script, agent='sh', wait=60)['id']
     types = [e['event'] for e in it.client.events(id)]
     equal(types.count('truncated'), 1, 'truncated events')
     task = it.client.task(id)
@@ -85,7 +86,8 @@ def test_output_over_the_limit_is_cut_and_said(it):
 
 
 def test_a_long_line_and_bytes_that_are_no_text(it):
-    task = it.client.submit('head -c 3000000 /dev/zero | tr "\\0" x; echo; printf "\\377\\376 \\000 end\\n"', agent='sh', wait=60)
+    script = 'head -c 3000000 /dev/zero | tr "\\0" x; echo; printf "\\377\\376 \\000 end\\n"'
+    task = it.client.submit(script, agent='sh', wait=60)
     equal(task['state'], 'succeeded')
     raw = it.client.get(f'/tasks/{task["id"]}?include=transcript').expect(200)
     raw.body.decode('utf-8')

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Restarts while tasks run: the agents go on, nothing of their output is lost or repeated, and their tasks end normally."""
+"""Restarts while tasks run: the agents go on, none of their output is lost or repeated, their tasks end normally."""
 
 import contextlib
 import json
@@ -14,7 +14,8 @@ TALK = f'i=0; while [ $i -lt {LINES} ]; do i=$((i+1)); echo line $i; [ $((i % 50
 
 
 def spoken(client, id):
-    out = ''.join(e['data']['data'].get('text', '') + '\n' for e in client.events(id) if e['event'] in ('text', 'output'))
+    events = [e['data']['data'] for e in client.events(id) if e['event'] in ('text', 'output')]
+    out = ''.join(data.get('text', '') + '\n' for data in events)
     return [int(w) for w in out.split() if w.isdigit()]
 
 
@@ -63,7 +64,8 @@ def agents_of(path):
 
 def test_a_stream_goes_on_over_a_restart(it):
     path = it.workspace()
-    id = it.client.submit('echo first; while [ ! -e go ]; do sleep 0.01; done; echo second', agent='sh', workspace=str(path))['id']
+    script = 'echo first; while [ ! -e go ]; do sleep 0.01; done; echo second'
+    id = it.client.submit(script, agent='sh', workspace=str(path))['id']
     last = None
     with contextlib.closing(it.client.events(id)) as events:
         for event in events:

@@ -93,8 +93,8 @@ def test_cancel_while_delayed_queued_and_running(it):
 def test_cancel_ends_the_whole_process_tree(it):
     client = it.key('tree')
     path = it.workspace()
-    script = ('trap "" TERM; (trap "" TERM; setsid sleep 4711 & echo; sleep 4711) & setsid sh -c \'trap "" TERM; sleep 4711\' & '
-              'touch up; while :; do sleep 0.1; done')
+    script = ('trap "" TERM; (trap "" TERM; setsid sleep 4711 & echo; sleep 4711) & '
+              'setsid sh -c \'trap "" TERM; sleep 4711\' & touch up; while :; do sleep 0.1; done')
     id = client.submit(script, agent='sh', workspace=str(path))['id']
     wait_for(lambda: (path / 'up').exists(), 'the script runs')
     wait_for(lambda: processes('4711'), 'its children')
@@ -129,9 +129,14 @@ def test_a_task_runs_out_of_time(it):
     equal(len(task['attempts']), 1)
 
 
+def after(seconds):
+    due = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=seconds)
+    return due, due.isoformat(timespec='milliseconds').replace('+00:00', 'Z')
+
+
 def test_not_before_is_held_and_then_run(it):
-    due = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=1.5)
-    task = it.client.submit('echo now', agent='sh', not_before=due.isoformat(timespec='milliseconds').replace('+00:00', 'Z'))
+    due, text = after(1.5)
+    task = it.client.submit('echo now', agent='sh', not_before=text)
     equal(task['state'], 'delayed')
     task = it.client.finish(task['id'], 'succeeded')
     started = datetime.datetime.fromisoformat(task['started_at'].replace('Z', '+00:00'))
@@ -139,8 +144,7 @@ def test_not_before_is_held_and_then_run(it):
 
 
 def test_not_before_survives_a_restart(it):
-    due = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=2)
-    task = it.client.submit('echo now', agent='sh', not_before=due.isoformat(timespec='milliseconds').replace('+00:00', 'Z'))
+    task = it.client.submit('echo now', agent='sh', not_before=after(2)[1])
     it.kill('daemon')
     it.client.finish(task['id'], 'succeeded')
 

@@ -5,10 +5,10 @@
 // Base URL of a client: http://127.0.0.1:PORT/MODE/v1, MODE being one of
 //   ok     a short text               slow   one word every SLOW_MS (250), SLOW_WORDS (200) of them
 //   tool   one shell tool call, then the text once the tool's output came back
-//   e400 e401 e403 e429 e500 e529     that status with the vendor's error body (e429 with Retry-After where RETRY_AFTER is set)
+//   e400 e401 e403 e429 e500 e529     that status with the vendor's error body (e429: Retry-After where RETRY_AFTER is set)
 //   hang   headers are never sent     drop   the connection is destroyed after three words
 //   bad    invalid JSON in the stream        empty  no text at all
-// GET /requests answers {MODE: number of model requests so far}. MOCK_TEXT and MOCK_CMD replace the text and the command.
+// GET /requests answers {MODE: number of model requests so far}. MOCK_TEXT and MOCK_CMD replace text and command.
 // Usage is always 1234 input (200 cached) and 56 output (7 reasoning) tokens.
 import http from 'node:http';
 
@@ -16,7 +16,7 @@ const TEXT = process.env.MOCK_TEXT || 'MOCK-OK: hello from the mock model.';
 const COMMAND = process.env.MOCK_CMD || 'echo tool-ran-$((40+2)) > tool-proof.txt; cat tool-proof.txt';
 const SLOW_MS = Number(process.env.SLOW_MS || 250);
 const SLOW_WORDS = Number(process.env.SLOW_WORDS || 200);
-const BODY_MAX = 64 << 20;              // a prompt of Codex's limit (1 Mi characters) and its instructions, many times over
+const BODY_MAX = 64 << 20;              // a prompt of Codex's limit (1 Mi characters) and more, many times over
 const DROP_AFTER = 3;
 
 const ERRORS = {
@@ -59,7 +59,8 @@ function words(mode) {
 function toolCall(tool) {
   const base = { call_id: newId('call_'), name: tool.name, status: 'completed' };
   if (tool.type === 'custom') {
-    const input = `const r = await tools.exec_command({cmd: ${JSON.stringify(COMMAND)}}); text(r.output ?? JSON.stringify(r));`;
+    const call = `await tools.exec_command({cmd: ${JSON.stringify(COMMAND)}})`;
+    const input = `const r = ${call}; text(r.output ?? JSON.stringify(r));`;
     return { type: 'custom_tool_call', id: newId('ctc_'), ...base, input };
   }
   const args = tool.name === 'shell' ? { command: ['bash', '-lc', COMMAND] }
@@ -85,10 +86,11 @@ async function responses(body, mode, res) {
   const completed = { ...base, status: 'completed', output: [item], usage: USAGE };
   if (!body.stream) return sendJson(res, completed);
 
-  res.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-cache', 'x-request-id': newId('req_') });
+  res.writeHead(200, { 'content-type': 'text/event-stream', 'x-request-id': newId('req_') });
   let number = 0;
   const event = (type, fields) => {
-    if (!res.destroyed) res.write(`event: ${type}\ndata: ${JSON.stringify({ type, sequence_number: number++, ...fields })}\n\n`);
+    const data = JSON.stringify({ type, sequence_number: number++, ...fields });
+    if (!res.destroyed) res.write(`event: ${type}\ndata: ${data}\n\n`);
   };
   event('response.created', { response: base });
   event('response.in_progress', { response: base });
@@ -129,7 +131,7 @@ const server = http.createServer(async (req, res) => {
     const mode = path.split('/')[1];
     const body = await readBody(req);
     if (path === '/requests') return sendJson(res, requests);
-    if (req.method === 'GET' && path.endsWith('/models')) return sendJson(res, { object: 'list', data: [], models: [] });
+    if (req.method === 'GET' && path.endsWith('/models')) return sendJson(res, { object: 'list', data: [] });
     if (req.method !== 'POST' || !path.endsWith('/responses')) {
       return sendJson(res, { error: { message: `mock: no such route ${path}`, type: 'not_found' } }, 404);
     }
@@ -142,4 +144,6 @@ const server = http.createServer(async (req, res) => {
     else res.destroy();
   }
 });
-server.listen(Number(process.argv[2] || 0), '127.0.0.1', () => console.log(`ready http://127.0.0.1:${server.address().port}`));
+server.listen(Number(process.argv[2] || 0), '127.0.0.1', () => {
+  console.log(`ready http://127.0.0.1:${server.address().port}`);
+});
