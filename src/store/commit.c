@@ -189,7 +189,7 @@ static void store_on_tick(Defer *defer) {
 
                 if (store->txn_open)
                         (void)store_commit(store);
-                if (!store->failed && store_checkpoint_is_due(store, quiet ? STORE_WAL_SOFT : STORE_WAL_HARD))
+                if (!store->failed && store_checkpoint_is_due(store, quiet ? store->wal_soft : store->wal_hard))
                         store_checkpoint(store);
                 if (!store->failed && store->unsynced)
                         store_wal_sync(store);
@@ -306,6 +306,8 @@ void store_wait_cancel(StoreWait *wait) {
 /* ---- life ---- */
 
 void store_commit_init(Store *store) {
+        store->wal_soft = STORE_WAL_SOFT;
+        store->wal_hard = STORE_WAL_HARD;
         list_init(&store->gathering);
         list_init(&store->syncing);
         defer_init(&store->tick, store->reactor, store_on_tick);

@@ -186,9 +186,11 @@ static int open_accept(Store *store, const Found *found, uint64_t *ret_version, 
         if (version == 0 && (n_tables > 0 || found->has_marker))
                 return store_refuse(ret_refused, "%s is not a database of agent-router: move it away, or restore the right "
                                     "one from a backup", store->path);
-        if (version > 0 && found->database_bytes <= STORE_VERIFY_AT_OPEN_MAX) {
-                int r = store_verify_pages(store, ret_refused);
+        if (version > 0) {
+                int r = store_verify_size(store, found->database_bytes, ret_refused);
 
+                if (!r && found->database_bytes <= STORE_VERIFY_AT_OPEN_MAX)
+                        r = store_verify_pages(store, ret_refused);
                 if (r)
                         return r;
         }
