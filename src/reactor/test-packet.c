@@ -305,5 +305,6 @@ int main(void) {
         };
 
         log_open("test-packet");
+        log_set_max_level(LOG_ERR);
         return cmocka_run_group_tests_name("packet", tests, NULL, NULL);
 }

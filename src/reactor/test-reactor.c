@@ -367,5 +367,6 @@ int main(void) {
         };
 
         log_open("test-reactor");
+        log_set_max_level(LOG_ERR);
         return cmocka_run_group_tests_name("reactor", tests, NULL, NULL);
 }

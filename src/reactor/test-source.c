@@ -194,5 +194,6 @@ int main(void) {
         };
 
         log_open("test-source");
+        log_set_max_level(LOG_ERR);
         return cmocka_run_group_tests_name("source", tests, NULL, NULL);
 }

@@ -302,5 +302,6 @@ int main(void) {
         };
 
         log_open("test-stream");
+        log_set_max_level(LOG_ERR);
         return cmocka_run_group_tests_name("stream", tests, NULL, NULL);
 }
