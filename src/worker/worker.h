@@ -63,6 +63,9 @@ struct Worker {
         uint32_t pid;
         void *userdata;                 /* the owner's */
         uint64_t offset[2];             /* next byte expected, stdout and stderr */
+        uint64_t acked[2];              /* everything before is durable here */
+        uint32_t grace_ms;              /* of the kill */
+        bool killing;                   /* said again after a reconnect */
         bool spawned;
         bool exited;
         bool listed;                    /* seen in the LIST of this connection */
@@ -82,8 +85,13 @@ struct LauncherVtable {
         /* stream 1 or 2; bytes [offset, offset + n) of it, in order, never repeated within a Worker. */
         void (*on_output)(Worker *worker, unsigned stream, uint64_t offset, const uint8_t *data, size_t n);
         void (*on_exited)(Worker *worker, const WorkerExit *exit);
-        /* The connection is lost; it is retried. */
+        /*
+         * The connection is lost, or could not be made; it is retried. Called once an outage, and again where the reason changes:
+         * -EPROTONOSUPPORT where launcher and router share no version, -EBADMSG where the launcher broke the protocol.
+         */
         void (*on_lost)(LauncherClient *client, int error);
+        /* All that was queued is sent: WORKER_E_BUSY is over. May be NULL. */
+        void (*on_drain)(LauncherClient *client);
 };
 
 /* A connected SOCK_SEQPACKET socket to the launcher, or -errno (tried again with back-off, 50 ms to 2 s). */
@@ -104,11 +112,14 @@ const char *const *launcher_client_absent(const LauncherClient *client);
 enum {
         _WORKER_E_SUCCESS,
         WORKER_E_NOT_READY,             /* no launcher now */
-        WORKER_E_TOO_LARGE,             /* the specification does not fit a message: text says what */
+        WORKER_E_TOO_LARGE,             /* the specification does not fit a message: launcher_client_too_large() says what */
         WORKER_E_BUSY,                  /* the socket's queue is full: try again after on_drain */
 };
 
+/* 0, or a WORKER_E_; -errno where there is no memory or descriptor for it. */
 int launcher_spawn(LauncherClient *client, const WorkerSpec *spec, void *userdata, Worker **ret_worker) _must_check_;
+/* What did not fit, after WORKER_E_TOO_LARGE: one sentence, valid until the next launcher_spawn(). */
+const char *launcher_client_too_large(const LauncherClient *client);
 /* A Worker for an attempt found in the LIST; output starts at these committed offsets. */
 int worker_adopt(LauncherClient *client, const Id *attempt, const uint64_t offset[static 2], void *userdata, Worker **ret_worker) _must_check_;
 void worker_kill(Worker *worker, uint32_t grace_ms);
