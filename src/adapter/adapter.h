@@ -7,7 +7,7 @@
  *
  * Normalised events (type, JSON data):
  *   text        {"text": …}                       what the agent says, as it says it
- *   tool_call   {"name": …, "input": …}           
+ *   tool_call   {"name": …, "input": …}
  *   tool_result {"name": …, "output": …, "exit_code": …, "is_error": …}
  *   usage       {"input_tokens": …, "cached_input_tokens": …, "output_tokens": …, "reasoning_tokens": …}
  *   warning     {"message": …}                    e.g. a reconnect

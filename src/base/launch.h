@@ -30,7 +30,11 @@
 #define LAUNCH_VERSION_MIN      1
 #define LAUNCH_MESSAGE_MAX      KIB(64)
 #define LAUNCH_OUTPUT_MAX       KIB(32)         /* data bytes of one OUTPUT */
-#define LAUNCH_WINDOW           (MIB(1) + KIB(256)) /* unacknowledged bytes kept for each stream of an attempt: the longest line the adapter joins (ADAPTER_LINE_MAX) and a quarter; the router acknowledges at line ends */
+/*
+ * Unacknowledged bytes kept for each stream of an attempt: the longest line that the adapter joins (ADAPTER_LINE_MAX)
+ * and a quarter; the router acknowledges at line ends.
+ */
+#define LAUNCH_WINDOW           (MIB(1) + KIB(256))
 #define LAUNCH_MAGIC            0x41524c31u     /* "ARL1" */
 
 typedef struct LaunchHeader LaunchHeader;

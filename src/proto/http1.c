@@ -3,7 +3,8 @@
  *
  * Head lines (the request line and the fields) are gathered in `head` and judged one by one when their CRLF is in; what
  * is kept of a field is "name\0value\0", so when the empty line comes the fields are a plain walk over `head`. Chunk
- * lines and trailers are judged byte by byte and not kept. A body is never copied: HTTP1_BODY points into the fed bytes.
+ * lines and trailers are judged byte by byte and not kept. A body is never copied: HTTP1_BODY points into the fed
+ * bytes.
  *
  * Every check depends on the bytes alone and not on where they were cut: any split of the input gives the same events
  * (bodies joined). Tests and the fuzzer hold it to that.
@@ -223,7 +224,9 @@ static void parse_request_line(Http1 *h, char *line) {
 
 /* --- fields ------------------------------------------------------------------------------------------------------- */
 
-/* field-name ":" OWS field-value OWS (RFC 9112 §5); the line of n bytes is NUL-terminated, without control characters. */
+/*
+ * field-name ":" OWS field-value OWS (RFC 9112 §5); the line of n bytes is NUL-terminated, without control characters.
+ */
 static void parse_field(Http1 *h, char *line, size_t n) {
         size_t n_name = 0;
         char *value, *end;
@@ -411,7 +414,8 @@ static int feed_head(Http1 *h, const uint8_t *data, size_t n, size_t *at) {
         }
 
         /* The fields' bound counts their CRLFs. */
-        max = fields ? HTTP1_HEADER_BYTES_MAX - MIN(HTTP1_HEADER_BYTES_MAX, h->n_field_bytes + 2) : HTTP1_REQUEST_LINE_MAX;
+        max = fields ? HTTP1_HEADER_BYTES_MAX - MIN(HTTP1_HEADER_BYTES_MAX, h->n_field_bytes + 2)
+                     : HTTP1_REQUEST_LINE_MAX;
         max -= MIN(max, n_line);
         while (*at < n && (fields ? char_is_value(data[*at]) : data[*at] >= 0x20 && data[*at] < 0x7f)) {
                 if (*at - start == max) {

@@ -13,7 +13,8 @@
  *   - one empty line (CRLF) before a request line is skipped, a second is refused (§2.2);
  *   - versions are 1.0 and 1.1; another number is 505, another spelling 400 (§2.3);
  *   - a target is origin-form, `*` with OPTIONS, or absolute-form, which is reduced to origin-form: its authority must
- *     be the one in Host, where there is a Host (§3.2.2). CONNECT is 501, authority-form with another method 400 (§3.2.3);
+ *     be the one in Host, where there is a Host (§3.2.2). CONNECT is 501, authority-form with another method 400
+ *     (§3.2.3);
  *   - a target's bytes are those of RFC 3986 §3.3 and §3.4 with well-formed %XX: `"<>\^`{|}`, `#` and bytes over 0x7e
  *     are refused;
  *   - trailer fields are checked like header fields, and dropped (§6.5.1);
@@ -113,8 +114,8 @@ const char *http1_header(const Http1Event *e, const char *lower_name);
  * It writes Date, Content-Length, Transfer-Encoding, Connection (and no Keep-Alive) itself.
  *
  * All return 0, -ENOMEM, -ENOBUFS where `out` is full, or -EINVAL; out is unchanged on failure. -EINVAL is: a status
- * outside 200–599; a header whose name is no token or is one of those above, or whose value holds CR, LF, NUL or another
- * control character (header injection); a body together with streaming; a chunk outside of a streaming answer.
+ * outside 200–599; a header whose name is no token or is one of those above, or whose value holds CR, LF, NUL or
+ * another control character (header injection); a body together with streaming; a chunk outside of a streaming answer.
  */
 typedef struct Http1Response {
         unsigned status;
@@ -123,7 +124,8 @@ typedef struct Http1Response {
         size_t n_headers;
         const void *body;               /* whole body, or NULL with streaming */
         size_t n_body;
-        bool streaming;                 /* chunked body follows by http1_write_chunk()/http1_write_end(); HTTP/1.0: until close */
+        /* chunked body follows by http1_write_chunk()/http1_write_end(); HTTP/1.0: until close */
+        bool streaming;
         bool close;                     /* close after this answer */
 } Http1Response;
 

@@ -1,6 +1,7 @@
 /*
  * Server-sent events as text. A line of `data` is ended by LF, CR or CRLF alike when a client reads it, so each of the
- * three splits the data here, and arrives as LF; `id` and `event` are one line each and are refused where they hold one.
+ * three splits the data here, and arrives as LF; `id` and `event` are one line each and are refused where they hold
+ * one.
  */
 
 #include "base/error.h"

@@ -114,7 +114,8 @@ static void check_answer(const Http1Trace *whole, const uint8_t *data, size_t n)
 
         name = strndup(nul ? (const char *)data : "X", nul ? (size_t)(nul - data) : 1);
         HOLDS(name);
-        f = (HttpHeader){ name, nul ? (const char *)nul + 1 : (const char *)data, nul ? n - 1 - (size_t)(nul - data) : n };
+        f = (HttpHeader){ name, nul ? (const char *)nul + 1 : (const char *)data,
+                          nul ? n - 1 - (size_t)(nul - data) : n };
         HOLDS(http1_write_response(whole->codec, &plain, &(Http1Response){ .status = 404 }) == 0);
         r = http1_write_response(whole->codec, &out,
                                  &(Http1Response){ .status = 404, .headers = &f, .n_headers = 1 });

@@ -1,6 +1,6 @@
 /*
- * The launcher protocol: a message that is read to its end holds attributes within its bytes, and written again it reads
- * the same.
+ * The launcher protocol: a message that is read to its end holds attributes within its bytes, and written again it
+ * reads the same.
  */
 
 #include "base/launch.h"
