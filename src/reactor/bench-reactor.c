@@ -60,12 +60,13 @@ static void server_on_accept(Listener *listener, int fd) {
 }
 
 static void server_print_memory(const char *when) {
-        char *text;
+        char *text, *rest, *line;
         size_t n;
 
         if (fd_read_file(AT_FDCWD, "/proc/self/smaps_rollup", KIB(16), &text, &n) != 0)
                 return;
-        for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"))
+        rest = text;
+        while ((line = strsep(&rest, "\n")))
                 if (str_starts(line, "Rss:") || str_starts(line, "Private_Dirty:"))
                         printf("# server %s: %s\n", when, line);
         free(text);
