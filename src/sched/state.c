@@ -1,0 +1,36 @@
+#include "sched/state.h"
+
+static const uint8_t transitions[_TASK_STATE_N][_TASK_EVENT_N] = {
+        [TASK_QUEUED] = {
+                [TASK_EVENT_PICK] = TASK_RUNNING,
+                [TASK_EVENT_DELAY] = TASK_DELAYED,
+                [TASK_EVENT_FAIL] = TASK_FAILED,        /* e.g. its agent is no longer configured */
+                [TASK_EVENT_CANCEL] = TASK_CANCELLED,
+        },
+        [TASK_DELAYED] = {
+                [TASK_EVENT_DUE] = TASK_QUEUED,
+                [TASK_EVENT_FAIL] = TASK_FAILED,
+                [TASK_EVENT_CANCEL] = TASK_CANCELLED,
+        },
+        [TASK_RUNNING] = {
+                [TASK_EVENT_DELAY] = TASK_DELAYED,
+                [TASK_EVENT_REQUEUE] = TASK_QUEUED,
+                [TASK_EVENT_SUCCEED] = TASK_SUCCEEDED,
+                [TASK_EVENT_FAIL] = TASK_FAILED,
+                [TASK_EVENT_EXHAUST] = TASK_DEAD,
+                [TASK_EVENT_TIME_OUT] = TASK_TIMED_OUT,
+                [TASK_EVENT_CANCEL] = TASK_CANCELLED,
+        },
+        /* Final states have no way out. Held, blocked, rejected and expired have no way in yet. */
+};
+
+const char *task_event_name(TaskEvent event) {
+        static const char *const names[_TASK_EVENT_N] = {
+                "pick", "delay", "due", "requeue", "succeed", "fail", "exhaust", "time_out", "cancel",
+        };
+        return names[event];
+}
+
+TaskState task_transition(TaskState state, TaskEvent event) {
+        return transitions[state][event];
+}
