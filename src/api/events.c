@@ -1,0 +1,236 @@
+/*
+ * events: GET /tasks/{id}/events as server-sent events. An EventStream reads the store from its cursor in bounded chunks,
+ * sends a chunk when it is durable, and pulls the next when that is drained; a live task's watch says when there is more. So
+ * a reconnect is a read from the store followed by a live join, without a gap or a repeat, and a slow client is simply
+ * not pulled for. After the last event of an ended task comes `end`.
+ */
+
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "api/internal.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/parse.h"
+#include "proto/sse.h"
+
+#define EVENTS_CHUNK            64              /* events read at once */
+#define EVENTS_QUEUED_MAX       KIB(64)         /* not pulled while more than this waits to be sent */
+#define EVENTS_RETRY_MS         1000            /* the reconnect delay that the client is told */
+
+struct EventStream {
+        Conn *conn;
+        Api *api;
+        Id task_id;
+        uint64_t after;                 /* sequence of the last event that was read */
+        bool with_raw;
+        bool ended;                     /* the task has ended: what the store has is all there is */
+        bool more;                      /* something may be there to read */
+        bool waiting;                   /* a chunk is becoming durable */
+        bool at_end;                    /* that chunk is the last */
+        bool watching;
+        unsigned stalled;               /* heartbeats since the client last took something */
+        SchedWatch watch;
+        StoreWait wait;
+        Buf out;
+};
+
+int event_append_json(Buf *out, const StoreEvent *e, bool with_raw) {
+        int r;
+
+        r = buf_printf(out, "{\"seq\":%" PRIu64 ",\"at\":", e->seq);
+        r = r ?: json_append_time(out, e->at_us);
+        r = r ?: buf_printf(out, ",\"attempt\":%u,\"type\":\"%s\",\"data\":", e->attempt, e->type);
+        r = r ?: buf_append(out, e->data, e->n_data);
+        if (!r && with_raw && e->raw) {
+                r = buf_append_str(out, ",\"raw\":");
+                r = r ?: json_append_string(out, e->raw, e->n_raw);
+        }
+        return r ?: buf_append_str(out, "}");
+}
+
+EventStream *events_free(EventStream *s) {
+        if (!s)
+                return NULL;
+        if (s->watching)
+                sched_unwatch(&s->watch);
+        if (s->waiting)
+                store_wait_cancel(&s->wait);
+        buf_deinit(&s->out);
+        free(s);
+        return NULL;
+}
+
+DEFINE_CLEANUP(EventStream, events_free);
+
+static void events_pull(EventStream *s);
+
+typedef struct ChunkContext {
+        EventStream *stream;
+        size_t n;
+} ChunkContext;
+
+static int append_event(const StoreEvent *event, void *userdata) {
+        ChunkContext *c = userdata;
+        EventStream *s = c->stream;
+        _cleanup_(buf_deinit) Buf data = BUF_NULL;
+        char id[24];
+        int r;
+
+        c->n++;
+        s->after = event->seq;
+        if (streq(event->type, "raw") && !s->with_raw)
+                return 0;
+        snprintf(id, sizeof(id), "%" PRIu64, event->seq);
+        r = event_append_json(&data, event, s->with_raw);
+        return r ?: sse_write_event(&s->out, id, event->type, (const char *)buf_data(&data), buf_size(&data));
+}
+
+static int append_end(EventStream *s) {
+        _cleanup_(store_task_freep) StoreTask *task = NULL;
+        char data[64];
+        int r;
+
+        r = store_task_load(s->api->store, &s->task_id, 0, &task);
+        if (r)
+                return r;
+        snprintf(data, sizeof(data), "{\"state\":\"%s\"}", task_state_name(task->state));
+        return sse_write_event(&s->out, NULL, "end", data, strlen(data));
+}
+
+static void on_chunk_durable(StoreWait *wait, int error) {
+        EventStream *s = container_of(wait, EventStream, wait);
+
+        s->waiting = false;
+        if (error || conn_write_events(s->conn, buf_data(&s->out), buf_size(&s->out))) {
+                conn_close(s->conn);
+                return;
+        }
+        buf_clear(&s->out);
+        buf_trim(&s->out, KIB(16));
+        if (s->at_end)
+                conn_end_events(s->conn);
+        else
+                events_pull(s);
+}
+
+static void events_pull(EventStream *s) {
+        ChunkContext c = { .stream = s };
+        bool ended = s->ended;
+        int r;
+
+        if (s->waiting || !s->more || conn_queued(s->conn) > EVENTS_QUEUED_MAX)
+                return;
+        r = store_event_list(s->api->store, &s->task_id, s->after, EVENTS_CHUNK, append_event, &c);
+        if (!r && c.n < EVENTS_CHUNK) {
+                s->more = false;
+                if (ended) {
+                        r = append_end(s);
+                        s->at_end = true;
+                }
+        }
+        if (r) {
+                log_error("an event stream failed: %s", r < 0 ? strerror(-r) : "unexpected result");
+                conn_close(s->conn);
+                return;
+        }
+        if (buf_size(&s->out)) {
+                s->waiting = true;
+                store_wait(s->api->store, &s->wait, on_chunk_durable);
+        } else if (s->more)
+                events_pull(s);
+}
+
+static void on_watch(SchedWatch *watch, bool ended) {
+        EventStream *s = container_of(watch, EventStream, watch);
+
+        if (ended) {
+                s->watching = false;
+                s->ended = true;
+        }
+        s->more = true;
+        events_pull(s);
+}
+
+void events_on_drain(EventStream *s) {
+        s->stalled = 0;
+        events_pull(s);
+}
+
+void events_heartbeat(EventStream *s) {
+        _cleanup_(buf_deinit) Buf out = BUF_NULL;
+
+        /* What was queued two heartbeats ago is still there: the client is gone or does not read. */
+        if (conn_queued(s->conn) && ++s->stalled >= 2) {
+                conn_close(s->conn);
+                return;
+        }
+        if (conn_queued(s->conn))
+                return;
+        s->stalled = 0;
+        if (sse_write_comment(&out, "heartbeat") || conn_write_events(s->conn, buf_data(&out), buf_size(&out)))
+                conn_close(s->conn);
+}
+
+void events_stop(EventStream *s) {
+        conn_end_events(s->conn);
+}
+
+int api_task_events(Request *q) {
+        _cleanup_(store_task_freep) StoreTask *task = NULL;
+        _cleanup_(events_freep) EventStream *s = NULL;
+        _cleanup_free_ char *after = NULL, *include = NULL;
+        bool last_id = q->last_event_id && *q->last_event_id;
+        uint64_t v = 0;
+        int r;
+
+        if (!id_parse(q->params[0], &q->task_id))
+                r = STORE_E_NOT_FOUND;
+        else
+                r = store_task_load(q->api->store, &q->task_id, 0, &task);
+        if (r == STORE_E_NOT_FOUND || (!r && !request_may_see(q, task->principal))) {
+                request_problem(q, 404, NULL, "there is no such task");
+                return 0;
+        }
+        if (r)
+                return r;
+        if (request_query(q, "include", &include) && !streq(include, "raw")) {
+                request_problem(q, 400, NULL, "include: expected raw");
+                return 0;
+        }
+        /* A reconnecting client's header is newer than the URL that it began with. */
+        if (last_id ? !parse_u64(q->last_event_id, &v) : request_query(q, "after", &after) && !parse_u64(after, &v)) {
+                request_problem(q, 400, NULL, "%s: expected the id of an event", last_id ? "Last-Event-ID" : "after");
+                return 0;
+        }
+        /* WHATWG HTML 9.2.3: 204 tells a reconnecting client that there will be no more. */
+        if (task_state_is_final(task->state) && last_id && v >= task->last_seq) {
+                q->status = 204;
+                request_finish(q);
+                return 0;
+        }
+        if (q->method == API_HEAD) {
+                q->content_type_out = "text/event-stream";
+                request_finish(q);
+                return 0;
+        }
+        s = calloc(1, sizeof(*s));
+        if (!s)
+                return error_origin(-ENOMEM);
+        s->api = q->api;
+        s->conn = q->conn;
+        s->task_id = task->id;
+        s->after = v;
+        s->with_raw = include != NULL;
+        s->more = true;
+        s->watch.fn = on_watch;
+        s->watching = sched_watch(q->api->sched, &task->id, &s->watch);
+        s->ended = !s->watching;
+        r = sse_write_retry(&s->out, EVENTS_RETRY_MS);
+        r = r ?: conn_begin_events(q->conn, q, s);
+        if (r)
+                return error_fold(r);
+        events_pull(steal_ptr(&s));
+        return 0;
+}

@@ -1,0 +1,187 @@
+#pragma once
+
+/* What the files of this layer share. */
+
+#include "api/api.h"
+#include "base/json.h"
+
+typedef struct ApiListener ApiListener;
+typedef struct Conn Conn;
+typedef struct EventStream EventStream;
+typedef struct Request Request;
+typedef struct Route Route;
+
+/* As in proto/http1.h, which only conn.c includes. */
+typedef enum ApiMethod {
+        API_GET,
+        API_HEAD,
+        API_POST,
+        API_PUT,
+        API_DELETE,
+        API_PATCH,
+        API_OPTIONS,
+        API_OTHER,
+} ApiMethod;
+
+struct ApiListener {
+        ListLink link;
+        Api *api;
+        Listener listener;
+        bool is_unix;
+};
+
+struct Api {
+        Reactor *reactor;
+        Store *store;
+        Sched *sched;
+        Metrics *metrics;
+        ApiConfig config;
+        List listeners;
+        List conns;
+        size_t n_conns;
+        uint64_t started_us;            /* monotonic */
+        Id instance;
+        bool closing;
+        void (*on_closed)(void *userdata);
+        void *userdata;
+        struct {
+                MetricFamily *requests, *by_state;
+                Metric *connections, *connections_refused, *live, *waiting, *running, *launcher_up, *store_failed, *commits, *syncs,
+                        *sync_seconds, *wal_bytes, *database_bytes, *log_dropped, *uptime;
+        } metric;
+};
+
+#define REQUEST_PARAMS_MAX      2
+#define REQUEST_WAIT_MAX_S      300     /* Prefer: wait=N beyond this is cut to it */
+#define REQUEST_IDEMPOTENCY_MAX 255     /* bytes of an Idempotency-Key */
+#define API_PATH_MAX            1024    /* bytes of a request's path */
+#define API_QUERY_MAX           4096
+
+struct Request {
+        Api *api;
+        Conn *conn;                     /* NULL: the client is gone */
+        ApiMethod method;
+        char *path;                     /* without /v1 and query; not decoded */
+        char *query;                    /* NULL: none */
+        char *params[REQUEST_PARAMS_MAX];       /* decoded {…} of the route */
+        char *authorization;            /* wiped when the principal is known */
+        char *content_type;
+        char *idempotency_key;
+        char *prefer;
+        char *last_event_id;
+        const Route *route;
+        Principal principal;
+        Buf body;
+
+        /* the response */
+        unsigned status;
+        Buf out;
+        const char *content_type_out;
+        char *location;
+        const char *allow;
+        const char *preference_applied;
+        unsigned retry_after_s;
+
+        /* waiting for durability, or for a task's end */
+        StoreWait wait;
+        int (*on_durable)(Request *request);    /* after the commit, before the response; 0, or -errno */
+        void (*on_undone)(Request *request);    /* the commit failed */
+        void *context;
+        SchedWatch watch;
+        Timer timer;
+        Id task_id;
+        bool watching;
+        bool waiting;                   /* for the store */
+        bool with_prompt, with_transcript, with_raw;
+};
+
+/* Handlers fill the response and call request_finish() or request_problem(), or keep the request for later. -errno: 500. */
+typedef int (*RouteFn)(Request *request);
+
+struct Route {
+        ApiMethod method;
+        const char *pattern;            /* "/tasks/{id}/events" */
+        RouteFn fn;
+        Role role;
+        const char *query;              /* names of query parameters, separated by blanks; NULL: none */
+};
+
+/* ---- api.c ---- */
+void api_maybe_closed(Api *api);         /* calls on_closed when the last connection and listener are gone */
+
+/* ---- route.c ---- */
+extern const Route api_routes[];
+extern const size_t api_n_routes;
+/* Finds the route and the principal, and runs the handler. */
+void route_dispatch(Request *request);
+
+/* ---- request.c ---- */
+int request_new(Api *api, Conn *conn, Request **ret_request) _must_check_;
+Request *request_free(Request *request);
+/* The response leaves when all that was written and read is durable. */
+void request_finish(Request *request);
+/* At once: for what is not built from the store. */
+void request_send(Request *request);
+/* A problem+json response; pointer NULL: no errors[]. Then as request_finish(). */
+void request_problem(Request *request, unsigned status, const char *pointer, const char *format, ...) _printf_(4, 5);
+void request_json_problem(Request *request, const JsonError *error);
+/* A store or scheduler result that no handler expects: 503 where writes are refused, else 500. */
+void request_failed(Request *request, int error);
+/* The client is gone: the request ends, unless something durable is still to be done. */
+void request_abandon(Request *request);
+/* A query parameter, decoded: true where present. The caller frees. */
+bool request_query(const Request *request, const char *name, char **ret_value);
+/* The body as a JSON object. NULL: a problem was sent. */
+json_object *request_json(Request *request);
+/* Prefer: wait=N (RFC 7240 §4.3): seconds, 0 where not asked for. */
+unsigned request_prefer_wait(const Request *request);
+/* Answers when the task has ended or after wait_s; calls fn then. True: it waits. */
+bool request_wait_for_task(Request *request, const Id *id, unsigned wait_s, void (*fn)(Request *request));
+/* Ends such a wait early: the answer is the task as it is. */
+void request_stop_waiting(Request *request);
+bool request_may_see(const Request *request, const char *principal);
+
+/* ---- conn.c ---- */
+void conn_accept(ApiListener *listener, int fd);
+/* The request's response is complete: send it, free the request, go on with the connection. */
+void conn_respond(Conn *conn, Request *request);
+/* Begins a chunked response that the EventStream feeds. */
+int conn_begin_events(Conn *conn, Request *request, EventStream *events) _must_check_;
+int conn_write_events(Conn *conn, const void *data, size_t n) _must_check_;
+void conn_end_events(Conn *conn);
+size_t conn_queued(const Conn *conn);
+void conn_close(Conn *conn);
+/* Closes each connection when it is idle, or after the response under way; `now`: at once. */
+void conn_stop_all(Api *api, bool now);
+
+/* ---- events.c ---- */
+int api_task_events(Request *request);
+/* More may be written (all that was queued is sent). */
+void events_on_drain(EventStream *events);
+void events_heartbeat(EventStream *events);
+void events_stop(EventStream *events);
+EventStream *events_free(EventStream *events);
+/* {"seq":…,"at":…,"attempt":…,"type":…,"data":…[,"raw":…]} */
+int event_append_json(Buf *out, const StoreEvent *event, bool with_raw) _must_check_;
+
+/* ---- tasks.c, keys.c, admin.c ---- */
+int api_task_post(Request *request);
+int api_task_get(Request *request);
+int api_task_list(Request *request);
+int api_task_cancel(Request *request);
+int api_key_post(Request *request);
+int api_key_list(Request *request);
+int api_key_delete(Request *request);
+int api_agents(Request *request);
+int api_status(Request *request);
+int api_healthz(Request *request);
+int api_readyz(Request *request);
+int api_metrics(Request *request);
+int api_openapi(Request *request);
+void api_collect_metrics(void *userdata);
+void api_metrics_init(Api *api);
+
+/* ---- task-json.c ---- */
+int task_append_json(Buf *out, Store *store, const StoreTask *task, bool whole) _must_check_;
+int json_append_time(Buf *out, uint64_t realtime_us) _must_check_;
+int json_append_str_or_null(Buf *out, const char *s) _must_check_;

@@ -1,0 +1,307 @@
+#include <stdio.h>
+#include <strings.h>
+
+#include "api/internal.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/parse.h"
+
+static void on_timer(Timer *timer);
+
+int request_new(Api *api, Conn *conn, Request **ret_request) {
+        Request *q = calloc(1, sizeof(*q));
+
+        if (!q)
+                return error_origin(-ENOMEM);
+        q->api = api;
+        q->conn = conn;
+        q->status = 200;
+        timer_init(&q->timer, api->reactor, on_timer);
+        *ret_request = q;
+        return 0;
+}
+
+static void wipe_free(char *s) {
+        if (s)
+                explicit_bzero(s, strlen(s));
+        free(s);
+}
+
+Request *request_free(Request *q) {
+        if (!q)
+                return NULL;
+        if (q->waiting)
+                store_wait_cancel(&q->wait);
+        if (q->watching)
+                sched_unwatch(&q->watch);
+        timer_clear(&q->timer);
+        free(q->path);
+        free(q->query);
+        for (size_t i = 0; i < ELEMENTSOF(q->params); i++)
+                free(q->params[i]);
+        wipe_free(q->authorization);
+        free(q->content_type);
+        free(q->idempotency_key);
+        free(q->prefer);
+        free(q->last_event_id);
+        buf_deinit(&q->body);
+        buf_deinit(&q->out);
+        free(q->location);
+        free(q);
+        return NULL;
+}
+
+void request_send(Request *q) {
+        char status[8];
+
+        snprintf(status, sizeof(status), "%u", q->status);
+        metric_add(metric_get(q->api->metric.requests, status), 1);
+        if (q->conn)
+                conn_respond(q->conn, q);
+        else
+                request_free(q);
+}
+
+static void on_durable(StoreWait *wait, int error) {
+        Request *q = container_of(wait, Request, wait);
+        int r;
+
+        q->waiting = false;
+        if (error) {
+                if (q->on_undone)
+                        q->on_undone(q);
+                q->on_durable = NULL;
+                q->on_undone = NULL;
+                buf_clear(&q->out);
+                free(steal_ptr(&q->location));
+                q->status = 503;
+                q->retry_after_s = 5;
+                q->content_type_out = "application/problem+json";
+                r = buf_printf(&q->out, "{\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\"detail\":"
+                               "\"the change could not be made durable and was undone: %s\"}",
+                               store_failure(q->api->store) ?: "the store failed");
+                if (r)
+                        buf_clear(&q->out);
+                request_send(q);
+                return;
+        }
+        if (q->on_durable) {
+                int (*fn)(Request *) = q->on_durable;
+                q->on_durable = NULL;
+                q->on_undone = NULL;
+                r = fn(q);
+                if (r)
+                        log_error("a request failed after its commit: %s", strerror(-r));
+                if (q->watching)
+                        return;         /* it waits for its task's end */
+        }
+        request_send(q);
+}
+
+void request_finish(Request *q) {
+        q->waiting = true;
+        store_wait(q->api->store, &q->wait, on_durable);
+}
+
+void request_abandon(Request *q) {
+        q->conn = NULL;
+        if (q->waiting && q->on_durable)
+                return;         /* the commit's effect comes first */
+        request_free(q);
+}
+
+static const char *status_title(unsigned status) {
+        switch (status) {
+        case 400: return "Bad Request";
+        case 401: return "Unauthorized";
+        case 403: return "Forbidden";
+        case 404: return "Not Found";
+        case 405: return "Method Not Allowed";
+        case 409: return "Conflict";
+        case 410: return "Gone";
+        case 413: return "Content Too Large";
+        case 415: return "Unsupported Media Type";
+        case 422: return "Unprocessable Content";
+        case 429: return "Too Many Requests";
+        case 501: return "Not Implemented";
+        case 503: return "Service Unavailable";
+        default: return "Internal Server Error";
+        }
+}
+
+void request_problem(Request *q, unsigned status, const char *pointer, const char *format, ...) {
+        char detail[SCHED_DETAIL_MAX];
+        va_list ap;
+        int r;
+
+        va_start(ap, format);
+        vsnprintf(detail, sizeof(detail), format, ap);
+        va_end(ap);
+
+        buf_clear(&q->out);
+        q->status = status;
+        q->content_type_out = "application/problem+json";
+        r = buf_printf(&q->out, "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%u,\"detail\":", status_title(status), status);
+        r = r ?: json_append_string(&q->out, detail, strlen(detail));
+        if (!r && pointer) {
+                r = buf_append_str(&q->out, ",\"errors\":[{\"pointer\":");
+                r = r ?: json_append_string(&q->out, pointer, strlen(pointer));
+                r = r ?: buf_append_str(&q->out, ",\"detail\":");
+                r = r ?: json_append_string(&q->out, detail, strlen(detail));
+                r = r ?: buf_append_str(&q->out, "}]");
+        }
+        r = r ?: buf_append_str(&q->out, "}\n");
+        if (r)
+                buf_clear(&q->out);     /* no memory for words: the status still says it */
+        q->on_durable = NULL;
+        request_finish(q);
+}
+
+void request_json_problem(Request *q, const JsonError *e) {
+        request_problem(q, 400, e->pointer, "%s%s%s", e->pointer, *e->pointer ? " " : "", e->detail);
+}
+
+void request_failed(Request *q, int error) {
+        if (error == STORE_E_FAILED || error == STORE_E_FULL) {
+                q->retry_after_s = 5;
+                request_problem(q, 503, NULL, "the store takes no writes: %s", store_failure(q->api->store) ?: "the disk is full");
+                return;
+        }
+        log_error("request failed: %s", error < 0 ? strerror(-error) : "unexpected result");
+        request_problem(q, error == -ENOMEM ? 503 : 500, NULL, "the request failed inside the router; its journal says why");
+}
+
+static int hex_value(char c) {
+        return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+/* application/x-www-form-urlencoded value: `+` is a blank. A malformed escape is kept as it is. */
+static char *query_decode(const char *s, size_t n) {
+        char *value = malloc(n + 1), *p = value;
+
+        if (!value)
+                return NULL;
+        for (size_t i = 0; i < n; i++)
+                if (s[i] == '%' && i + 2 < n && hex_value(s[i + 1]) >= 0 && hex_value(s[i + 2]) >= 0) {
+                        *p++ = (char)(hex_value(s[i + 1]) << 4 | hex_value(s[i + 2]));
+                        i += 2;
+                } else
+                        *p++ = s[i] == '+' ? ' ' : s[i];
+        *p = 0;
+        return value;
+}
+
+bool request_query(const Request *q, const char *name, char **ret_value) {
+        size_t n_name = strlen(name);
+
+        for (const char *p = q->query; p && *p;) {
+                size_t n = strcspn(p, "&");
+                if (n > n_name && p[n_name] == '=' && strncmp(p, name, n_name) == 0) {
+                        char *value = query_decode(p + n_name + 1, n - n_name - 1);
+                        if (!value)
+                                return false;
+                        *ret_value = value;
+                        return true;
+                }
+                p += n + (p[n] == '&');
+        }
+        return false;
+}
+
+json_object *request_json(Request *q) {
+        JsonError e = {};
+        json_object *o;
+        int r;
+
+        if (q->content_type && strncasecmp(q->content_type, "application/json", 16) != 0) {
+                request_problem(q, 415, NULL, "expected Content-Type: application/json");
+                return NULL;
+        }
+        r = json_parse(buf_size(&q->body) ? (const void *)buf_data(&q->body) : "", buf_size(&q->body), JSON_DEPTH_MAX, &o, &e);
+        if (r > 0) {
+                request_json_problem(q, &e);
+                return NULL;
+        }
+        if (r) {
+                request_failed(q, r);
+                return NULL;
+        }
+        if (!json_object_is_type(o, json_type_object)) {
+                json_object_put(o);
+                request_problem(q, 400, "", "expected a JSON object");
+                return NULL;
+        }
+        return o;
+}
+
+unsigned request_prefer_wait(const Request *q) {
+        uint64_t v;
+
+        for (const char *p = q->prefer; p && *p;) {
+                char number[16];
+                size_t n;
+                p += strspn(p, " \t,;");
+                n = strcspn(p, ",;");
+                if (strncasecmp(p, "wait=", 5) == 0 && n > 5 && n - 5 < sizeof(number)) {
+                        size_t k = n - 5;
+                        memcpy(number, p + 5, k);
+                        while (k > 0 && (number[k - 1] == ' ' || number[k - 1] == '\t'))
+                                k--;
+                        number[k] = 0;
+                        if (parse_u64(number, &v))
+                                return (unsigned)MIN(v, (uint64_t)REQUEST_WAIT_MAX_S);
+                }
+                p += n;
+        }
+        return 0;
+}
+
+/* ---- waiting for a task ---- */
+
+static void wait_over(Request *q) {
+        void (*fn)(Request *) = q->context;
+
+        if (q->watching)
+                sched_unwatch(&q->watch);
+        q->watching = false;
+        timer_clear(&q->timer);
+        if (q->conn)
+                fn(q);
+        else
+                request_free(q);
+}
+
+static void on_timer(Timer *timer) {
+        wait_over(container_of(timer, Request, timer));
+}
+
+static void on_watch(SchedWatch *watch, bool ended) {
+        Request *q = container_of(watch, Request, watch);
+
+        if (ended) {
+                q->watching = false;
+                wait_over(q);
+        }
+}
+
+bool request_wait_for_task(Request *q, const Id *id, unsigned wait_s, void (*fn)(Request *request)) {
+        if (!wait_s)
+                return false;
+        q->preference_applied = "wait";
+        q->watch.fn = on_watch;
+        if (!q->conn || !sched_watch(q->api->sched, id, &q->watch))
+                return false;
+        q->watching = true;
+        q->context = fn;
+        timer_set(&q->timer, reactor_now_us(q->api->reactor) + wait_s * USEC_PER_SEC);
+        return true;
+}
+
+void request_stop_waiting(Request *q) {
+        if (q->watching)
+                wait_over(q);
+}
+
+bool request_may_see(const Request *q, const char *principal) {
+        return q->principal.role == ROLE_ADMIN || streq(q->principal.name, principal);
+}

@@ -1,0 +1,171 @@
+#include <strings.h>
+
+#include "api/internal.h"
+#include "base/error.h"
+
+const Route api_routes[] = {
+        { API_POST, "/tasks", api_task_post, ROLE_SUBMITTER, NULL },
+        { API_GET, "/tasks", api_task_list, ROLE_SUBMITTER, "state agent label cursor limit" },
+        { API_GET, "/tasks/{id}", api_task_get, ROLE_SUBMITTER, "include" },
+        { API_POST, "/tasks/{id}/cancel", api_task_cancel, ROLE_SUBMITTER, NULL },
+        { API_GET, "/tasks/{id}/events", api_task_events, ROLE_SUBMITTER, "after include" },
+        { API_POST, "/keys", api_key_post, ROLE_ADMIN, NULL },
+        { API_GET, "/keys", api_key_list, ROLE_ADMIN, NULL },
+        { API_DELETE, "/keys/{name}", api_key_delete, ROLE_ADMIN, NULL },
+        { API_GET, "/agents", api_agents, ROLE_SUBMITTER, NULL },
+        { API_GET, "/status", api_status, ROLE_SUBMITTER, NULL },
+        { API_GET, "/metrics", api_metrics, ROLE_SUBMITTER, NULL },
+        { API_GET, "/openapi.json", api_openapi, ROLE_SUBMITTER, NULL },
+        { API_GET, "/healthz", api_healthz, ROLE_NONE, NULL },
+        { API_GET, "/readyz", api_readyz, ROLE_NONE, NULL },
+};
+const size_t api_n_routes = ELEMENTSOF(api_routes);
+
+static int hex_value(char c) {
+        return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+/* Decodes one path segment (RFC 3986 §2.1); NULL where it is malformed or holds NUL. */
+static char *segment_decode(const char *s, size_t n) {
+        char *value = malloc(n + 1), *p = value;
+
+        for (size_t i = 0; value && i < n; i++) {
+                int c = (unsigned char)s[i];
+                if (c == '%') {
+                        c = i + 2 < n && hex_value(s[i + 1]) >= 0 && hex_value(s[i + 2]) >= 0
+                          ? hex_value(s[i + 1]) << 4 | hex_value(s[i + 2]) : 0;
+                        i += 2;
+                }
+                if (!c) {
+                        free(value);
+                        return NULL;
+                }
+                *p++ = (char)c;
+        }
+        if (value)
+                *p = 0;
+        return value;
+}
+
+static bool route_match(const char *pattern, const char *path, char *ret_params[static REQUEST_PARAMS_MAX]) {
+        size_t n_params = 0;
+
+        for (;;) {
+                size_t n_pattern = strcspn(pattern + 1, "/"), n_path;
+                if (*pattern != '/' || *path != '/')
+                        break;
+                n_path = strcspn(path + 1, "/");
+                if (pattern[1] == '{') {
+                        if (n_path == 0 || n_params == REQUEST_PARAMS_MAX)
+                                break;
+                        ret_params[n_params] = segment_decode(path + 1, n_path);
+                        if (!ret_params[n_params++])
+                                break;
+                } else if (n_pattern != n_path || strncmp(pattern + 1, path + 1, n_path) != 0)
+                        break;
+                pattern += 1 + n_pattern;
+                path += 1 + n_path;
+                if (!*pattern && !*path)
+                        return true;
+        }
+        for (size_t i = 0; i < REQUEST_PARAMS_MAX; i++)
+                free(steal_ptr(&ret_params[i]));
+        return false;
+}
+
+static bool name_is_listed(const char *list, const char *name, size_t n) {
+        for (const char *p = list; p && *p; p += strspn(p, " ")) {
+                size_t k = strcspn(p, " ");
+                if (k == n && strncmp(p, name, n) == 0)
+                        return true;
+                p += k;
+        }
+        return false;
+}
+
+/* Every parameter of the query must be one that the route knows. */
+static bool query_is_known(Request *q) {
+        for (const char *p = q->query; p && *p;) {
+                size_t n = strcspn(p, "&"), n_name = strcspn(p, "=&");
+                if (n && !name_is_listed(q->route->query, p, n_name)) {
+                        request_problem(q, 400, NULL, "the query parameter '%.*s' is not known here; known: %s", (int)MIN(n_name, (size_t)64), p,
+                                        q->route->query ?: "none");
+                        return false;
+                }
+                p += n + (p[n] == '&');
+        }
+        return true;
+}
+
+static bool authenticate(Request *q, bool *ret_failed) {
+        int r = 0;
+
+        *ret_failed = false;
+        if (q->route->role == ROLE_NONE)
+                return true;
+        if (q->authorization || q->principal.role == ROLE_NONE) {
+                q->principal = (Principal){};
+                r = auth_bearer(q->api->store, q->authorization, &q->principal);
+        }
+        if (q->authorization) {
+                explicit_bzero(q->authorization, strlen(q->authorization));
+                free(steal_ptr(&q->authorization));
+        }
+        if (r == AUTH_E_DENIED) {
+                request_problem(q, 401, NULL, "a valid API key is needed: 'Authorization: Bearer ark_…'; "
+                                "make one with 'agent-routerctl key create --name NAME'");
+                *ret_failed = true;
+        } else if (r) {
+                request_failed(q, r);
+                *ret_failed = true;
+        } else if (q->principal.role < q->route->role) {
+                request_problem(q, 403, NULL, "this needs the role %s; the caller has the role %s", role_name(q->route->role),
+                                role_name(q->principal.role));
+                *ret_failed = true;
+        }
+        return !*ret_failed;
+}
+
+static const char *allow_list(const char *path) {
+        /* A path has at most one of these sets. */
+        static const char *const sets[] = { "", "GET, HEAD", "POST", "GET, HEAD, POST", "DELETE", "GET, HEAD, DELETE" };
+        unsigned set = 0;
+
+        for (size_t i = 0; i < api_n_routes; i++) {
+                char *params[REQUEST_PARAMS_MAX] = {};
+                if (!route_match(api_routes[i].pattern, path, params))
+                        continue;
+                set |= api_routes[i].method == API_GET ? 1 : api_routes[i].method == API_POST ? 2 : 4;
+                for (size_t j = 0; j < REQUEST_PARAMS_MAX; j++)
+                        free(params[j]);
+        }
+        return set < ELEMENTSOF(sets) ? sets[set] : "";
+}
+
+void route_dispatch(Request *q) {
+        ApiMethod method = q->method == API_HEAD ? API_GET : q->method;
+        bool failed;
+        int r;
+
+        if (str_starts(q->path, "/v1/"))
+                memmove(q->path, q->path + 3, strlen(q->path + 3) + 1);
+        for (size_t i = 0; i < api_n_routes && !q->route; i++)
+                if (api_routes[i].method == method && route_match(api_routes[i].pattern, q->path, q->params))
+                        q->route = &api_routes[i];
+        if (!q->route) {
+                const char *allow = allow_list(q->path);
+                if (q->method == API_OTHER)
+                        request_problem(q, 501, NULL, "this method is not implemented");
+                else if (*allow) {
+                        q->allow = allow;
+                        request_problem(q, 405, NULL, "this method is not allowed here; allowed: %s", allow);
+                } else
+                        request_problem(q, 404, NULL, "there is nothing at this path; GET /openapi.json lists what there is");
+                return;
+        }
+        if (!authenticate(q, &failed) || !query_is_known(q))
+                return;
+        r = q->route->fn(q);
+        if (r)
+                request_failed(q, r);
+}
