@@ -54,10 +54,11 @@ static int apply_settings(Adapter *a, char **settings, char ret_error[static YAM
                         char known[256] = "";
                         for (i = 0; i < a->n_settings; i++) {
                                 size_t used = strlen(known);
-                                snprintf(known + used, sizeof(known) - used, "%s%s", used ? ", " : "", a->settings[i].name);
+                                snprintf(known + used, sizeof(known) - used, "%s%s", used ? ", " : "",
+                                         a->settings[i].name);
                         }
-                        snprintf(ret_error, YAML_ERROR_MAX, "agents.%s.settings: no setting '%.*s'; this agent has %s", a->name,
-                                 (int)MIN(n, (size_t)MANIFEST_NAME_MAX), *settings, *known ? known : "none");
+                        snprintf(ret_error, YAML_ERROR_MAX, "agents.%s.settings: no setting '%.*s'; this agent has %s",
+                                 a->name, (int)MIN(n, (size_t)MANIFEST_NAME_MAX), *settings, *known ? known : "none");
                         return ADAPTER_E_INVALID;
                 }
                 free(a->settings[i].value);
@@ -73,7 +74,8 @@ static int apply_config(Adapter *a, const AdapterConfig *config, char ret_error[
 
         if (config->path) {
                 if (config->path[0] != '/') {
-                        snprintf(ret_error, YAML_ERROR_MAX, "agents.%s.path: '%s' is no absolute path", a->name, config->path);
+                        snprintf(ret_error, YAML_ERROR_MAX, "agents.%s.path: '%s' is no absolute path", a->name,
+                                 config->path);
                         return ADAPTER_E_INVALID;
                 }
                 a->path = strdup(config->path);
@@ -85,8 +87,8 @@ static int apply_config(Adapter *a, const AdapterConfig *config, char ret_error[
                 if (!name)
                         return error_origin(-ENOMEM);
                 if (!manifest_is_env_name(name) || !strchr(config->environment[i], '=')) {
-                        snprintf(ret_error, YAML_ERROR_MAX, "agents.%s.environment: '%s' is no name for an environment variable",
-                                 a->name, name);
+                        snprintf(ret_error, YAML_ERROR_MAX,
+                                 "agents.%s.environment: '%s' is no name for an environment variable", a->name, name);
                         return ADAPTER_E_INVALID;
                 }
         }

@@ -1,8 +1,8 @@
 #pragma once
 
 /*
- * adapter: a CLI is data. A YAML manifest says how to find and run it, how its output maps to normalised events, how its
- * end is classified, and what its sandbox needs. This layer knows no process: it renders a launch specification and
+ * adapter: a CLI is data. A YAML manifest says how to find and run it, how its output maps to normalised events, how
+ * its end is classified, and what its sandbox needs. This layer knows no process: it renders a launch specification and
  * turns complete output lines into events.
  *
  * Normalised events (type, JSON data):
@@ -26,7 +26,7 @@ typedef struct AdapterCommand AdapterCommand;   /* what to launch for one task *
 typedef struct AdapterRun AdapterRun;           /* the output side of one attempt */
 typedef struct AdapterOutcome AdapterOutcome;
 
-#define ADAPTER_LINE_MAX        MIB(1)          /* a longer line is cut: the rest is dropped up to its newline, with a marker event */
+#define ADAPTER_LINE_MAX MIB(1) /* a longer line is cut: the rest is dropped up to its newline, with a marker event */
 #define ADAPTER_RESULT_MAX      MIB(1)          /* final text kept */
 
 enum {
@@ -41,7 +41,7 @@ typedef struct AdapterConfig {
         const char *name;
         char *path;                     /* executable; overrides the manifest's search; may be NULL */
         char **search;                  /* directories searched before the manifest's, NULL-terminated; may be NULL */
-        char **settings;                /* "name=value" for ${setting.name} in the manifest, NULL-terminated; may be NULL */
+        char **settings; /* "name=value" for ${setting.name} in the manifest, NULL-terminated; may be NULL */
         char **environment;             /* "NAME=value" added, NULL-terminated; may be NULL */
         char **credentials;             /* "NAME=credential": the launcher reads the credential; may be NULL */
         char **read_only;               /* further paths that the sandbox shows read-only; may be NULL */
@@ -99,18 +99,20 @@ typedef int (*AdapterEventFn)(void *userdata, const char *type, const char *data
 int adapter_run_new(AdapterRun **ret_run, const Adapter *a) _must_check_;
 AdapterRun *adapter_run_free(AdapterRun *run);
 DEFINE_CLEANUP(AdapterRun, adapter_run_free);
-/* The run resumes a session that had used this much before: a CLI that counts a whole session is charged the difference. */
+/* The run resumes a session that had used this much: a CLI that counts a whole session is charged the difference. */
 void adapter_run_resume(AdapterRun *run, const StoreUsage *before);
 /*
- * One complete line (without its newline) of stream 1 or 2. It updates the run's accumulated text, usage, session and error, and calls
- * fn (NULL while a restarted router replays stored raw lines) for each normalised event.
+ * One complete line (without its newline) of stream 1 or 2. It updates the run's accumulated text, usage, session and
+ * error, and calls fn (NULL while a restarted router replays stored raw lines) for each normalised event.
  */
-int adapter_run_line(AdapterRun *run, unsigned stream, const char *line, size_t n, AdapterEventFn fn, void *userdata) _must_check_;
+int adapter_run_line(AdapterRun *run, unsigned stream, const char *line, size_t n, AdapterEventFn fn, void *userdata)
+        _must_check_;
 
 struct AdapterOutcome {
         bool succeeded;
-        const char *reason;             /* "completed", "authentication", "rate_limited", "quota", "overloaded", "invalid_request",
-                                           "network", "out_of_memory", "no_result", "exit_status", "signal", "permanent" */
+        const char *reason;             /* "completed", "authentication", "rate_limited", "quota", "overloaded",
+                                           "invalid_request", "network", "out_of_memory", "no_result", "exit_status",
+                                           "signal", "permanent" */
         bool retryable;
         uint64_t retry_after_us;        /* 0: unknown */
         char detail[256];               /* for people; never content of the prompt */

@@ -52,7 +52,8 @@ uint32_t classify_status(const char *text) {
                 for (const char *s = text; (s = strcasestr(s, words[i])); s++) {
                         const char *at = s + strlen(words[i]);
                         at += strspn(at, " :=(\"");
-                        if (DIGIT(at[0]) && DIGIT(at[1]) && DIGIT(at[2]) && !DIGIT(at[3]) && at[0] >= '4' && at[0] <= '5')
+                        if (DIGIT(at[0]) && DIGIT(at[1]) && DIGIT(at[2]) && !DIGIT(at[3]) && at[0] >= '4' &&
+                            at[0] <= '5')
                                 return (uint32_t)((at[0] - '0') * 100 + (at[1] - '0') * 10 + (at[2] - '0'));
                 }
         return 0;

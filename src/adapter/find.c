@@ -11,9 +11,9 @@
 /*
  * Where an agent's executable is. Nothing is run to find out; files are looked at.
  *
- * A CLI that npm installs is a JavaScript wrapper that starts a native program and loses signals on the way, so where the
- * manifest names that program ("native", below some node_modules), the wrapper only leads to it: from its real place
- * upwards, as Node itself would look, and from a bin directory to the lib/node_modules beside it.
+ * A CLI that npm installs is a JavaScript wrapper that starts a native program and loses signals on the way, so where
+ * the manifest names that program ("native", below some node_modules), the wrapper only leads to it: from its real
+ * place upwards, as Node itself would look, and from a bin directory to the lib/node_modules beside it.
  *
  * What of the installation lies outside the directories that every sandbox shows is the `install` path: the native
  * program's package, a script's outermost node_modules, or else the one file.
@@ -153,7 +153,8 @@ static int try_script(Search *s, const char *path, const char *real) {
         r = set(&s->a->executable, real);
         if (r)
                 return r;
-        snprintf(install, sizeof(install), "%.*s", modules ? (int)(modules - real) + (int)strlen("/node_modules") : INT_MAX, real);
+        snprintf(install, sizeof(install), "%.*s",
+                 modules ? (int)(modules - real) + (int)strlen("/node_modules") : INT_MAX, real);
         r = set(&s->a->install, in_system_directory(real) ? "" : install);
         if (r)
                 return r;
@@ -174,7 +175,7 @@ static int try_path(Search *s, const char *path) {
         }
         if (a->interpreter && is_script(real))
                 return try_script(s, path, real);
-        /* The name by which a program is called may matter to it, so a link is kept where the sandbox shows both ends. */
+        /* The name by which a program is called may matter to it: a link is kept where the sandbox shows both ends. */
         r = set(&a->executable, in_system_directory(path) && in_system_directory(real) ? path : real);
         if (r)
                 return error_trace(r);

@@ -18,7 +18,7 @@
 
 #include "adapter/adapter.h"
 
-/* Bounds of a manifest. They are far above what a CLI needs, and keep a rendered command within one launcher message. */
+/* Bounds of a manifest: far above what a CLI needs, and a rendered command stays within one launcher message. */
 #define MANIFEST_NAME_MAX         64    /* of an agent, setting, capability, profile */
 #define MANIFEST_ARGS_MAX         256
 #define MANIFEST_ENVIRONMENT_MAX  128
@@ -177,7 +177,7 @@ extern const char *const usage_field_names[USAGE_FIELDS];
 struct Rule {
         Match *matches;
         size_t n_matches;
-        char *each;             /* pointer to an array: the rule applies to each element, whose root is then the element */
+        char *each; /* pointer to an array: the rule applies to each element, whose root is then the element */
         Match *where;           /* on the element */
         size_t n_where;
         EventType emit;
@@ -233,7 +233,7 @@ struct Adapter {
         char *hint;
         char **find;            /* names or absolute paths */
         char *package;          /* npm package of the wrapper; may be NULL */
-        char *native;           /* the native executable of this machine's architecture, below node_modules; may be NULL */
+        char *native; /* the native executable of this machine's architecture, below node_modules; may be NULL */
         char *interpreter;      /* name of the program that runs a script; may be NULL */
         Setting *settings;
         size_t n_settings;
@@ -287,8 +287,9 @@ bool manifest_is_env_name(const char *s);
 /* Wraps a typed getter of a key that is there: the getters take null for absent, which here is an error. */
 bool manifest_got(YamlDocument *d, YamlNode *mapping, const char *key, bool got);
 /* A typed getter of a key that may be absent. */
-#define manifest_optional(getter, d, mapping, key, ...) \
-        (!yaml_get((d), (mapping), (key)) || manifest_got((d), (mapping), (key), getter((d), (mapping), (key), __VA_ARGS__)))
+#define manifest_optional(getter, d, mapping, key, ...)                                                                \
+        (!yaml_get((d), (mapping), (key)) ||                                                                           \
+         manifest_got((d), (mapping), (key), getter((d), (mapping), (key), __VA_ARGS__)))
 bool manifest_dup(YamlDocument *d, const YamlNode *node, char **ret_s);
 /* A scalar or a sequence of scalars as a NULL-terminated array. */
 bool manifest_list(YamlDocument *d, YamlNode *node, size_t max, char ***ret_list, size_t *ret_n);

@@ -4,8 +4,9 @@
 #include "base/parse.h"
 
 /*
- * The manifest's output mapping: rules of what a line must look like (`match`) and what it then means (`emit`, `session`,
- * `usage`, `success`), and the table that classifies an attempt's end by HTTP status, error text and exit code.
+ * The manifest's output mapping: rules of what a line must look like (`match`) and what it then means (`emit`,
+ * `session`, `usage`, `success`), and the table that classifies an attempt's end by HTTP status, error text and exit
+ * code.
  */
 
 const EventInfo event_infos[_EVENT_N] = {
@@ -63,7 +64,8 @@ static bool load_pointer(YamlDocument *d, const YamlNode *node, char **ret_point
         }
         for (const char *s = *ret_pointer; (s = strchr(s, '~')); s++)
                 if (s[1] != '0' && s[1] != '1') {
-                        yaml_fail(d, node, "'%s' is no JSON Pointer: '~' is written '~0' and a '/' in a name '~1'", *ret_pointer);
+                        yaml_fail(d, node, "'%s' is no JSON Pointer: '~' is written '~0' and a '/' in a name '~1'",
+                                  *ret_pointer);
                         return false;
                 }
         return true;
@@ -98,8 +100,10 @@ static bool load_matches(YamlDocument *d, YamlNode *mapping, const char *key, Ma
         if (!manifest_got(d, mapping, key, yaml_get_mapping(d, mapping, key, &node)))
                 return false;
         if (node->n == 0) {
-                yaml_fail(d, node, "an empty '%s' would match every line; expected pointers and values, such as '/type: message'",
-                          key);
+                yaml_fail(
+                        d, node,
+                        "an empty '%s' would match every line; expected pointers and values, such as '/type: message'",
+                        key);
                 return false;
         }
         *ret_matches = manifest_array(d, node, node->n, MANIFEST_MATCHES_MAX, sizeof(**ret_matches), "conditions");
@@ -122,7 +126,8 @@ static bool load_emit(YamlDocument *d, YamlNode *item, Rule *rule) {
                 while (type < _EVENT_N && !(node->kind == YAML_SCALAR && streq(node->text, event_infos[type].name)))
                         type++;
                 if (type == _EVENT_N) {
-                        yaml_fail(d, node, "unknown event '%s'; expected text, tool_call, tool_result, warning, error or result",
+                        yaml_fail(d, node,
+                                  "unknown event '%s'; expected text, tool_call, tool_result, warning, error or result",
                                   node->kind == YAML_SCALAR ? node->text : "");
                         return false;
                 }
@@ -155,7 +160,8 @@ static bool load_emit(YamlDocument *d, YamlNode *item, Rule *rule) {
                         if (!load_pointer(d, value, &rule->fields[i].pointer))
                                 return false;
                 } else {
-                        yaml_fail(d, value, "expected a JSON Pointer such as '/item/text', or '=text' for the text itself");
+                        yaml_fail(d, value,
+                                  "expected a JSON Pointer such as '/item/text', or '=text' for the text itself");
                         return false;
                 }
         }
@@ -182,7 +188,8 @@ static bool load_answer(YamlDocument *d, YamlNode *item, Rule *rule) {
         else if (streq(mode, "none"))
                 rule->answer = ANSWER_NONE;
         else {
-                yaml_fail(d, node, "expected 'last' (the last text is the answer), 'join' (texts are its pieces) or 'none'");
+                yaml_fail(d, node,
+                          "expected 'last' (the last text is the answer), 'join' (texts are its pieces) or 'none'");
                 return false;
         }
         return true;
@@ -208,7 +215,9 @@ static bool load_usage(YamlDocument *d, YamlNode *item, Rule *rule) {
         else if (streq(mode, "cumulative"))
                 rule->usage_mode = USAGE_CUMULATIVE;
         else {
-                yaml_fail(d, node, "expected 'last' (the run so far), 'sum' (one message each) or 'cumulative' (the whole session)");
+                yaml_fail(d, node,
+                          "expected 'last' (the run so far), 'sum' (one message each) or 'cumulative' (the whole "
+                          "session)");
                 return false;
         }
         for (size_t i = 0; i < USAGE_FIELDS; i++) {
@@ -227,7 +236,8 @@ static bool load_rule(YamlDocument *d, YamlNode *item, Rule *rule) {
         YamlNode *node;
 
         if (item->kind != YAML_MAPPING) {
-                yaml_fail(d, item, "expected a rule: 'match:' and what it means ('emit:', 'session:', 'usage:', 'success:')");
+                yaml_fail(d, item,
+                          "expected a rule: 'match:' and what it means ('emit:', 'session:', 'usage:', 'success:')");
                 return false;
         }
         if (!yaml_get(d, item, "match")) {
@@ -257,7 +267,8 @@ static bool load_rule(YamlDocument *d, YamlNode *item, Rule *rule) {
         return !d->failed;
 }
 
-static bool load_numbers(YamlDocument *d, YamlNode *node, uint64_t min, uint64_t max, uint32_t **ret_numbers, size_t *ret_n) {
+static bool load_numbers(YamlDocument *d, YamlNode *node, uint64_t min, uint64_t max, uint32_t **ret_numbers,
+                         size_t *ret_n) {
         YamlNode *const one[] = { node };
         YamlNode *const *items = node->kind == YAML_SEQUENCE ? node->items : one;
         size_t n = node->kind == YAML_SEQUENCE ? node->n : 1;
@@ -305,7 +316,8 @@ static bool load_error_rule(YamlDocument *d, YamlNode *item, ErrorRule *rule) {
         }
         rule->reason = node->kind == YAML_SCALAR ? reason_from_name(node->text) : _REASON_N;
         if (rule->reason == _REASON_N || rule->reason == REASON_COMPLETED) {
-                yaml_fail(d, node, "expected authentication, rate_limited, quota, overloaded, invalid_request, network, "
+                yaml_fail(d, node,
+                          "expected authentication, rate_limited, quota, overloaded, invalid_request, network, "
                           "out_of_memory, no_result, exit_status, signal or permanent");
                 return false;
         }

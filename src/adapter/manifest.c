@@ -85,7 +85,8 @@ bool manifest_list(YamlDocument *d, YamlNode *node, size_t max, char ***ret_list
 
 bool manifest_got(YamlDocument *d, YamlNode *mapping, const char *key, bool got) {
         if (!got && !d->failed)
-                yaml_fail(d, yaml_get(d, mapping, key), "%s: expected a value; leave the key out where there is none", key);
+                yaml_fail(d, yaml_get(d, mapping, key), "%s: expected a value; leave the key out where there is none",
+                          key);
         return got;
 }
 
@@ -126,13 +127,17 @@ static bool load_identity(Adapter *a, YamlDocument *d, YamlNode *root, const Ada
         if (!need(d, root, "name", &node) || !manifest_dup(d, node, &a->name))
                 return false;
         if (!parse_name(a->name, MANIFEST_NAME_MAX)) {
-                yaml_fail(d, node, "'%s' is no agent name; expected at most %d letters, digits, '.', '_' or '-', first a letter "
-                          "or digit", a->name, MANIFEST_NAME_MAX);
+                yaml_fail(d, node,
+                          "'%s' is no agent name; expected at most %d letters, digits, '.', '_' or '-', first a letter "
+                          "or digit",
+                          a->name, MANIFEST_NAME_MAX);
                 return false;
         }
         if (config && config->name && !streq(config->name, a->name)) {
-                yaml_fail(d, node, "the manifest is of '%s', but it was loaded for the agent '%s'; the directory and the name "
-                          "must agree", a->name, config->name);
+                yaml_fail(d, node,
+                          "the manifest is of '%s', but it was loaded for the agent '%s'; the directory and the name "
+                          "must agree",
+                          a->name, config->name);
                 return false;
         }
         if (!need(d, root, "title", &node) || !manifest_dup(d, node, &a->title))
@@ -178,8 +183,8 @@ static bool load_settings(Adapter *a, YamlDocument *d, YamlNode *root) {
                 if (!manifest_dup(d, node->keys[i], &s->name))
                         return false;
                 if (!parse_name(s->name, MANIFEST_NAME_MAX)) {
-                        yaml_fail(d, node->keys[i], "'%s' is no name for a setting; expected letters, digits, '.', '_' or '-'",
-                                  s->name);
+                        yaml_fail(d, node->keys[i],
+                                  "'%s' is no name for a setting; expected letters, digits, '.', '_' or '-'", s->name);
                         return false;
                 }
                 if (value->kind == YAML_MAPPING) {
@@ -307,8 +312,8 @@ static bool load_command(Adapter *a, YamlDocument *d, YamlNode *root) {
 }
 
 /* A mapping from names to templates, each plain or {content_key: …, when: …, unless: …}. */
-static bool load_named(Adapter *a, YamlDocument *d, YamlNode *root, const char *key, const char *content_key, size_t max,
-                       NamedTemplate **ret_entries, size_t *n_entries) {
+static bool load_named(Adapter *a, YamlDocument *d, YamlNode *root, const char *key, const char *content_key,
+                       size_t max, NamedTemplate **ret_entries, size_t *n_entries) {
         YamlNode *node;
 
         if (!yaml_get(d, root, key))
@@ -346,12 +351,15 @@ static bool load_named(Adapter *a, YamlDocument *d, YamlNode *root, const char *
 static bool load_environment(Adapter *a, YamlDocument *d, YamlNode *root) {
         YamlNode *node = yaml_get(d, root, "environment");
 
-        if (!load_named(a, d, root, "environment", "value", MANIFEST_ENVIRONMENT_MAX, &a->environment, &a->n_environment))
+        if (!load_named(a, d, root, "environment", "value", MANIFEST_ENVIRONMENT_MAX, &a->environment,
+                        &a->n_environment))
                 return false;
         for (size_t i = 0; i < a->n_environment; i++)
                 if (!manifest_is_env_name(a->environment[i].name)) {
-                        yaml_fail(d, node->keys[i], "'%s' is no name for an environment variable; expected letters, digits and "
-                                  "'_', first no digit", a->environment[i].name);
+                        yaml_fail(d, node->keys[i],
+                                  "'%s' is no name for an environment variable; expected letters, digits and "
+                                  "'_', first no digit",
+                                  a->environment[i].name);
                         return false;
                 }
         return true;
@@ -365,7 +373,8 @@ static bool load_home_files(Adapter *a, YamlDocument *d, YamlNode *root) {
         for (size_t i = 0; i < a->n_home_files; i++) {
                 const char *path = a->home_files[i].name;
                 if (path[0] == '/' || path[0] == '~' || strstr(path, "..") || path[strlen(path) - 1] == '/') {
-                        yaml_fail(d, node->keys[i], "'%s' is no path below HOME; expected one such as '.config/tool.json'", path);
+                        yaml_fail(d, node->keys[i],
+                                  "'%s' is no path below HOME; expected one such as '.config/tool.json'", path);
                         return false;
                 }
         }
@@ -385,7 +394,8 @@ static bool load_sandbox(Adapter *a, YamlDocument *d, YamlNode *root) {
                 if (!manifest_dup(d, node, &a->seccomp))
                         return false;
                 if (!parse_name(a->seccomp, MANIFEST_NAME_MAX)) {
-                        yaml_fail(d, node, "'%s' is no profile name; expected the name of a file in the seccomp directory",
+                        yaml_fail(d, node,
+                                  "'%s' is no profile name; expected the name of a file in the seccomp directory",
                                   a->seccomp);
                         return false;
                 }
@@ -490,8 +500,8 @@ void manifest_load(Adapter *a, YamlDocument *d, const AdapterConfig *config) {
         }
         /* Settings come first whatever the order in the file: templates refer to them. */
         if (!load_identity(a, d, root, config) || !load_settings(a, d, root) || !load_command(a, d, root) ||
-            !load_environment(a, d, root) || !load_home_files(a, d, root) || !load_stdin(d, root) || !load_sandbox(a, d, root) ||
-            !load_limits(a, d, root) || !manifest_output(a, d, root))
+            !load_environment(a, d, root) || !load_home_files(a, d, root) || !load_stdin(d, root) ||
+            !load_sandbox(a, d, root) || !load_limits(a, d, root) || !manifest_output(a, d, root))
                 return;
         yaml_end(d, root);
 }

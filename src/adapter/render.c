@@ -6,8 +6,8 @@
 #include "base/parse.h"
 
 /*
- * Adapter + task → AdapterCommand. The task's own words reach the command in three places only: the prompt as stdin, the
- * model (a short word that can't be taken for an option) and the workspace (an absolute path).
+ * Adapter + task → AdapterCommand. The task's own words reach the command in three places only: the prompt as stdin,
+ * the model (a short word that can't be taken for an option) and the workspace (an absolute path).
  */
 
 #define MODEL_MAX 128
@@ -200,12 +200,15 @@ int adapter_check(const Adapter *a, const StoreTask *task, char ret_error[static
                 return ADAPTER_E_UNSUPPORTED;
         }
         if (task->model && !a->takes_model) {
-                snprintf(ret_error, YAML_ERROR_MAX, "the agent '%s' has no choice of model; leave 'model' out", a->name);
+                snprintf(ret_error, YAML_ERROR_MAX, "the agent '%s' has no choice of model; leave 'model' out",
+                         a->name);
                 return ADAPTER_E_UNSUPPORTED;
         }
         if (task->model && !model_is_valid(task->model)) {
-                snprintf(ret_error, YAML_ERROR_MAX, "not a model's name; expected 1 to %d letters, digits or . _ - : / @ +, first a "
-                         "letter or digit", MODEL_MAX);
+                snprintf(ret_error, YAML_ERROR_MAX,
+                         "not a model's name; expected 1 to %d letters, digits or . _ - : / @ +, first a "
+                         "letter or digit",
+                         MODEL_MAX);
                 return ADAPTER_E_UNSUPPORTED;
         }
         if (task->workspace && task->workspace[0] != '/') {
@@ -215,8 +218,9 @@ int adapter_check(const Adapter *a, const StoreTask *task, char ret_error[static
         if (a->prompt_chars_max && task->n_prompt > a->prompt_chars_max && task->prompt) {
                 size_t n = count_code_points(task->prompt, task->n_prompt);
                 if (n > a->prompt_chars_max) {
-                        snprintf(ret_error, YAML_ERROR_MAX, "the prompt has %zu characters; the agent '%s' takes at most %llu", n,
-                                 a->name, (unsigned long long)a->prompt_chars_max);
+                        snprintf(ret_error, YAML_ERROR_MAX,
+                                 "the prompt has %zu characters; the agent '%s' takes at most %llu", n, a->name,
+                                 (unsigned long long)a->prompt_chars_max);
                         return ADAPTER_E_UNSUPPORTED;
                 }
         }
@@ -253,7 +257,8 @@ int adapter_render(const Adapter *a, const StoreTask *task, const char *home, Ad
         if (!command)
                 return error_origin(-ENOMEM);
         r = render_argv(a, &context, &command->argv) ?: render_environment(a, &context, &command->environment) ?:
-            render_read_only(a, &context, &command->read_only) ?: render_home_files(a, &context, &command->home_files) ?:
+            render_read_only(a, &context, &command->read_only) ?:
+            render_home_files(a, &context, &command->home_files) ?:
             strv_copy(a->credentials, &command->credentials);
         if (r)
                 return error_trace(r);

@@ -6,8 +6,8 @@
 
 /*
  * The output side of one attempt: lines in, events out, and what must be known at its end: the final text, the usage,
- * the session, the last error and whether the agent said that it succeeded. The last word wins: an error after a success is
- * a failure, a success after an error is one.
+ * the session, the last error and whether the agent said that it succeeded. The last word wins: an error after a
+ * success is a failure, a success after an error is one.
  */
 
 /* What is kept of an error's text for its classification. */
@@ -229,7 +229,8 @@ static int run_on_usage(MapSink *sink, const Rule *rule, const StoreUsage *usage
         const StoreUsage *before = &run->before;
 
         usage_take(&run->usage.input_tokens, before->input_tokens, usage->input_tokens, rule->usage_mode);
-        usage_take(&run->usage.cached_input_tokens, before->cached_input_tokens, usage->cached_input_tokens, rule->usage_mode);
+        usage_take(&run->usage.cached_input_tokens, before->cached_input_tokens, usage->cached_input_tokens,
+                   rule->usage_mode);
         usage_take(&run->usage.output_tokens, before->output_tokens, usage->output_tokens, rule->usage_mode);
         usage_take(&run->usage.reasoning_tokens, before->reasoning_tokens, usage->reasoning_tokens, rule->usage_mode);
         usage_take(&run->usage.cost_microusd, before->cost_microusd, usage->cost_microusd, rule->usage_mode);
@@ -327,7 +328,7 @@ static void outcome_set(AdapterOutcome *o, Reason reason) {
         o->retryable = reason_is_retryable(reason);
 }
 
-/* The agent ended by itself without success: its own words, else the warning it died of, else stderr or the exit code. */
+/* The agent ended without success: its own words, else the warning it died of, else stderr or the exit code. */
 static void outcome_fail(const AdapterRun *run, int exit_code, AdapterOutcome *o) {
         const char *shown = *run->error ? run->error : exit_code != 0 && *run->warning ? run->warning : NULL;
         const char *text = shown ?: exit_code != 0 && *run->diagnostic ? run->diagnostic : NULL;
@@ -365,8 +366,8 @@ void adapter_run_finish(AdapterRun *run, int exit_code, int signal, uint32_t oom
         } else if (signal) {
                 const char *name = sigabbrev_np(signal);
                 outcome_set(&o, REASON_SIGNAL);
-                snprintf(o.detail, sizeof(o.detail), "the agent was ended by signal %d%s%s%s", signal, name ? " (SIG" : "",
-                         name ?: "", name ? ")" : "");
+                snprintf(o.detail, sizeof(o.detail), "the agent was ended by signal %d%s%s%s", signal,
+                         name ? " (SIG" : "", name ?: "", name ? ")" : "");
         } else
                 outcome_fail(run, exit_code, &o);
         *ret_outcome = o;

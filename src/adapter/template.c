@@ -3,9 +3,9 @@
 #include "base/error.h"
 
 /*
- * A template is text with ${name} in it; "$$" is a dollar sign and any other "$" is an error. It is parsed once, at load,
- * where an unknown variable can still be reported with its place. The prompt is deliberately no variable: an argument
- * and an environment are visible to other processes and in audit records, so it goes in by stdin alone.
+ * A template is text with ${name} in it; "$$" is a dollar sign and any other "$" is an error. It is parsed once, at
+ * load, where an unknown variable can still be reported with its place. The prompt is deliberately no variable: an
+ * argument and an environment are visible to other processes and in audit records, so it goes in by stdin alone.
  */
 
 #define VARIABLE_NAME_MAX 80
@@ -42,7 +42,8 @@ static bool setting_find(const Adapter *a, const char *name, size_t *ret_i) {
         return false;
 }
 
-static bool variable_parse(Adapter *a, YamlDocument *d, const YamlNode *at, const char *name, bool condition, Variable *ret_v) {
+static bool variable_parse(Adapter *a, YamlDocument *d, const YamlNode *at, const char *name, bool condition,
+                           Variable *ret_v) {
         static const struct {
                 const char *name;
                 VariableKind kind;
@@ -80,13 +81,14 @@ static bool variable_parse(Adapter *a, YamlDocument *d, const YamlNode *at, cons
                 return true;
         }
         if (streq(name, "prompt"))
-                yaml_fail(d, at, "the prompt is no variable: it goes in by stdin only, since arguments and environments are "
+                yaml_fail(d, at,
+                          "the prompt is no variable: it goes in by stdin only, since arguments and environments are "
                           "visible to others; use 'stdin: prompt'");
         else if (str_starts(name, "env."))
                 yaml_fail(d, at, "'%s' can only be a condition ('when:', 'unless:'), not part of a text", name);
         else
-                yaml_fail(d, at, "unknown variable '%s'; expected workspace, home, model, install%s or setting.NAME", name,
-                          condition ? ", env.NAME" : "");
+                yaml_fail(d, at, "unknown variable '%s'; expected workspace, home, model, install%s or setting.NAME",
+                          name, condition ? ", env.NAME" : "");
         return false;
 }
 
@@ -176,7 +178,8 @@ static bool variables_parse(Adapter *a, YamlDocument *d, YamlNode *node, Variabl
         Variable *variables;
 
         if (node->kind == YAML_MAPPING || n == 0) {
-                yaml_fail(d, node, "expected the name of a variable or a list of them, such as 'model' or 'setting.base_url'");
+                yaml_fail(d, node,
+                          "expected the name of a variable or a list of them, such as 'model' or 'setting.base_url'");
                 return false;
         }
         variables = manifest_array(d, node, n, MANIFEST_LIST_MAX, sizeof(*variables), "variables");

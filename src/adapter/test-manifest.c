@@ -24,7 +24,8 @@ static const Bad bad[] = {
         { "version:\nname: x\n", "agent.yaml:1:9: version: expected a value", NULL },
         { "version: 1\n", "agent.yaml:1:1: missing key 'name'", NULL },
         { "version: 1\nname: a b\n", "agent.yaml:2:7: 'a b' is no agent name; expected at most 64", NULL },
-        { "version: 1\nname: other\n", "agent.yaml:2:7: the manifest is of 'other', but it was loaded for the agent 'x'", NULL },
+        { "version: 1\nname: other\n",
+          "agent.yaml:2:7: the manifest is of 'other', but it was loaded for the agent 'x'", NULL },
         { "version: 1\nname: x\n", "agent.yaml:1:1: missing key 'title'", NULL },
         { "version: 1\nname: x\ntitle: X\n", "agent.yaml:1:1: missing key 'install'", NULL },
         { HEAD "capabilities: [code, 'two words']\n", "agent.yaml:5:22: 'two words' is no capability", NULL },
@@ -44,32 +45,40 @@ static const Bad bad[] = {
         { HEAD COMMAND "  args:\n    - [a]\n", "agent.yaml:8:7: expected an argument", "'when:' and 'args:'" },
         { HEAD COMMAND "  args:\n    - {args: [a]}\n", "agent.yaml:8:7: a group of arguments needs 'when:'", NULL },
         { HEAD COMMAND "  args:\n    - {when: model}\n", "agent.yaml:8:7: missing key 'args'", NULL },
-        { HEAD COMMAND "  args:\n    - {when: modle, args: [a]}\n", "agent.yaml:8:14: unknown variable 'modle'; expected workspace",
-          "env.NAME" },
-        { HEAD COMMAND "  args: [\"${prompt}\"]\n", "agent.yaml:7:10: the prompt is no variable: it goes in by stdin only", NULL },
+        { HEAD COMMAND "  args:\n    - {when: modle, args: [a]}\n",
+          "agent.yaml:8:14: unknown variable 'modle'; expected workspace", "env.NAME" },
+        { HEAD COMMAND "  args: [\"${prompt}\"]\n",
+          "agent.yaml:7:10: the prompt is no variable: it goes in by stdin only", NULL },
         { HEAD COMMAND "  args: [a, \"--x=${modle}\"]\n", "agent.yaml:7:13: unknown variable 'modle'", "setting.NAME" },
-        { HEAD COMMAND "  args: [\"${setting.url}\"]\n", "agent.yaml:7:10: no setting 'url' is declared", "add it under 'settings:'" },
+        { HEAD COMMAND "  args: [\"${setting.url}\"]\n", "agent.yaml:7:10: no setting 'url' is declared",
+          "add it under 'settings:'" },
         { HEAD COMMAND "  args: [\"${env.KEY}\"]\n", "agent.yaml:7:10: 'env.KEY' can only be a condition", NULL },
         { HEAD COMMAND "  args: [\"$HOME\"]\n", "agent.yaml:7:10: '$' begins a variable", "'$$'" },
         { HEAD COMMAND "  args: [\"${home\"]\n", "agent.yaml:7:10: '$' begins a variable", NULL },
         /* environment, files, sandbox, limits */
-        { HEAD COMMAND "environment: {A-B: c}\n", "agent.yaml:7:15: 'A-B' is no name for an environment variable", NULL },
+        { HEAD COMMAND "environment: {A-B: c}\n", "agent.yaml:7:15: 'A-B' is no name for an environment variable",
+          NULL },
         { HEAD COMMAND "environment: {PROMPT: \"${prompt}\"}\n", "agent.yaml:7:23: the prompt is no variable", NULL },
         { HEAD COMMAND "home_files: {/etc/passwd: c}\n", "agent.yaml:7:14: '/etc/passwd' is no path below HOME", NULL },
         { HEAD COMMAND "home_files: {a/../../b: c}\n", "agent.yaml:7:14: 'a/../../b' is no path below HOME", NULL },
         { HEAD COMMAND "stdin: none\n", "agent.yaml:7:8: expected 'prompt'", NULL },
         { HEAD COMMAND "sandbox: {seccomp: ../x}\n", "agent.yaml:7:20: '../x' is no profile name", NULL },
-        { HEAD COMMAND "sandbox: {network: maybe}\n", "agent.yaml:7:20: network: \"maybe\"; expected true or false", NULL },
+        { HEAD COMMAND "sandbox: {network: maybe}\n", "agent.yaml:7:20: network: \"maybe\"; expected true or false",
+          NULL },
         { HEAD COMMAND "sandbox: {read_only: [etc]}\n", "agent.yaml:7:23: 'etc' is no absolute path", NULL },
-        { HEAD COMMAND "sandbox: {memory_max: lots}\n", "agent.yaml:7:23: memory_max: \"lots\"; expected a size", NULL },
+        { HEAD COMMAND "sandbox: {memory_max: lots}\n", "agent.yaml:7:23: memory_max: \"lots\"; expected a size",
+          NULL },
         { HEAD COMMAND "sandbox: {netwerk: no}\n", "agent.yaml:7:11: unknown key \"netwerk\"", "network" },
-        { HEAD COMMAND "limits: {inactivity: soon}\n", "agent.yaml:7:22: inactivity: \"soon\"; expected a duration", NULL },
-        { HEAD COMMAND "limits: {grace: 1h}\n", "agent.yaml:7:17: the grace between SIGTERM and SIGKILL is over 300 s", NULL },
+        { HEAD COMMAND "limits: {inactivity: soon}\n", "agent.yaml:7:22: inactivity: \"soon\"; expected a duration",
+          NULL },
+        { HEAD COMMAND "limits: {grace: 1h}\n", "agent.yaml:7:17: the grace between SIGTERM and SIGKILL is over 300 s",
+          NULL },
         /* output */
         { HEAD COMMAND, "agent.yaml:1:1: missing key 'output'", NULL },
         { HEAD COMMAND "output: {format: xml}\n", "agent.yaml:7:18: expected 'json-lines'", "'text'" },
         { HEAD COMMAND "output: {format: json-lines}\n", "agent.yaml:7:9: missing key 'events'", NULL },
-        { HEAD COMMAND "output:\n  format: text\n  events: []\n", "agent.yaml:9:11: 'events' needs 'format: json-lines'", NULL },
+        { HEAD COMMAND "output:\n  format: text\n  events: []\n",
+          "agent.yaml:9:11: 'events' needs 'format: json-lines'", NULL },
 #define EVENTS HEAD COMMAND "output:\n  format: json-lines\n  events:\n"                 /* 9 lines */
         { EVENTS "    - emit: text\n", "agent.yaml:10:7: missing key 'match'", NULL },
         { EVENTS "    - {match: {}}\n", "agent.yaml:10:15: an empty 'match' would match every line", NULL },
@@ -77,16 +86,23 @@ static const Bad bad[] = {
         { EVENTS "    - {match: {/a~2: a}}\n", "agent.yaml:10:16: '/a~2' is no JSON Pointer", "~0" },
         { EVENTS "    - {match: {/a: {sufix: b}}}\n", "agent.yaml:10:21: unknown key \"sufix\"", "prefix" },
         { EVENTS "    - {match: {/a: b}, emit: txt}\n", "agent.yaml:10:30: unknown event 'txt'; expected text", NULL },
-        { EVENTS "    - {match: {/a: b}, emit: text}\n", "agent.yaml:10:7: the event 'text' needs 'data: {text: /pointer}'", NULL },
-        { EVENTS "    - {match: {/a: b}, emit: text, data: {text: t}}\n", "agent.yaml:10:49: expected a JSON Pointer", "'=text'" },
-        { EVENTS "    - {match: {/a: b}, emit: text, data: {text: /t, name: /n}}\n", "agent.yaml:10:53: unknown key \"name\"", NULL },
-        { EVENTS "    - {match: {/a: b}, emit: text, data: {text: /t}, answer: first}\n", "agent.yaml:10:62: expected 'last'", NULL },
+        { EVENTS "    - {match: {/a: b}, emit: text}\n",
+          "agent.yaml:10:7: the event 'text' needs 'data: {text: /pointer}'", NULL },
+        { EVENTS "    - {match: {/a: b}, emit: text, data: {text: t}}\n", "agent.yaml:10:49: expected a JSON Pointer",
+          "'=text'" },
+        { EVENTS "    - {match: {/a: b}, emit: text, data: {text: /t, name: /n}}\n",
+          "agent.yaml:10:53: unknown key \"name\"", NULL },
+        { EVENTS "    - {match: {/a: b}, emit: text, data: {text: /t}, answer: first}\n",
+          "agent.yaml:10:62: expected 'last'", NULL },
         { EVENTS "    - {match: {/a: b}, emit: error, data: {message: /t}, answer: last}\n",
           "agent.yaml:10:66: 'answer' belongs to 'emit: text'", NULL },
-        { EVENTS "    - {match: {/a: b}, where: {/c: d}}\n", "agent.yaml:10:31: 'where' is about the elements of 'each'", NULL },
+        { EVENTS "    - {match: {/a: b}, where: {/c: d}}\n",
+          "agent.yaml:10:31: 'where' is about the elements of 'each'", NULL },
         { EVENTS "    - {match: {/a: b}, usage: {mode: last}}\n", "agent.yaml:10:31: 'usage' names no number", NULL },
-        { EVENTS "    - {match: {/a: b}, usage: {mode: all, input_tokens: /i}}\n", "agent.yaml:10:38: expected 'last'", "'cumulative'" },
-        { EVENTS "    - {match: {/a: b}, usage: {input: /i}}\n", "agent.yaml:10:32: unknown key \"input\"", "input_tokens" },
+        { EVENTS "    - {match: {/a: b}, usage: {mode: all, input_tokens: /i}}\n", "agent.yaml:10:38: expected 'last'",
+          "'cumulative'" },
+        { EVENTS "    - {match: {/a: b}, usage: {input: /i}}\n", "agent.yaml:10:32: unknown key \"input\"",
+          "input_tokens" },
         /* errors: */
 #define ERRORS HEAD COMMAND OUTPUT "errors:\n"                                          /* 9 lines */
         { ERRORS "  - {reason: quota}\n", "agent.yaml:10:5: the entry matches nothing", NULL },
@@ -94,7 +110,8 @@ static const Bad bad[] = {
         { ERRORS "  - {status: 999, reason: quota}\n", "agent.yaml:10:14: expected a number from 100 to 599", NULL },
         { ERRORS "  - {exit: 0, reason: quota}\n", "agent.yaml:10:12: expected a number from 1 to 255", NULL },
         { ERRORS "  - {exit: 3, reason: because}\n", "agent.yaml:10:23: expected authentication, rate_limited", NULL },
-        { ERRORS "  - {exit: 3, reason: completed}\n", "agent.yaml:10:23: expected authentication, rate_limited", NULL },
+        { ERRORS "  - {exit: 3, reason: completed}\n", "agent.yaml:10:23: expected authentication, rate_limited",
+          NULL },
 };
 
 static void test_bad(void **state) {
@@ -105,7 +122,8 @@ static void test_bad(void **state) {
                 Adapter *a = NULL;
                 int r = load_text(bad[i].text, &config, &a, error);
 
-                if (r != ADAPTER_E_INVALID || !str_starts(error, bad[i].error) || (bad[i].also && !strstr(error, bad[i].also)))
+                if (r != ADAPTER_E_INVALID || !str_starts(error, bad[i].error) ||
+                    (bad[i].also && !strstr(error, bad[i].also)))
                         fail_msg("manifest %zu: %d, \"%s\"; expected \"%s…%s\" of:\n%s", i, r, error, bad[i].error,
                                  bad[i].also ?: "", bad[i].text);
                 assert_null(a);
@@ -120,7 +138,9 @@ static void test_damaged(void **state) {
         size_t n;
         unsigned seed = 1;
 
-        assert_int_equal(fd_read_file(AT_FDCWD, source_path(path, "scripts/agent-routerd/workers/codex/agent.yaml"), MIB(1), &text, &n), 0);
+        assert_int_equal(fd_read_file(AT_FDCWD, source_path(path, "scripts/agent-routerd/workers/codex/agent.yaml"),
+                                      MIB(1), &text, &n),
+                         0);
         for (unsigned round = 0; round < 600; round++) {
                 _cleanup_free_ char *copy = strdup(text);
                 Adapter *a = NULL;
@@ -179,13 +199,15 @@ static void test_config(void **state) {
         } table[] = {
                 { { .path = (char *)"bin/codex" }, "agents.x.path: 'bin/codex' is no absolute path" },
                 { { .settings = unknown }, "agents.x.settings: no setting 'base_ur'; this agent has base_url, model" },
-                { { .environment = environment }, "agents.x.environment: 'A B' is no name for an environment variable" },
+                { { .environment = environment },
+                  "agents.x.environment: 'A B' is no name for an environment variable" },
         };
 
         for (size_t i = 0; i < ELEMENTSOF(table); i++) {
                 char error[YAML_ERROR_MAX] = "";
                 Adapter *a = NULL;
-                int r = load_text(HEAD "settings: {base_url: '', model: ''}\n" COMMAND OUTPUT, &table[i].config, &a, error);
+                int r = load_text(HEAD "settings: {base_url: '', model: ''}\n" COMMAND OUTPUT, &table[i].config, &a,
+                                  error);
 
                 assert_int_equal(r, ADAPTER_E_INVALID);
                 assert_string_equal(error, table[i].error);

@@ -72,8 +72,12 @@ static void test_templates(void **state) {
                 { {}, { .model = (char *)"gpt-5.4" }, "run|-m|gpt-5.4|--no-dir|${home}=/home/task$|n" },
                 { {}, { .workspace = (char *)"/srv/w" }, "run|--dir=/srv/w/.|${home}=/home/task$|n" },
                 { { .settings = url }, {}, "run|--no-dir|u=http://h/|-n|${home}=/home/task$|n" },
-                { { .settings = url, .environment = environment }, {}, "run|--no-dir|u=http://h/|-k|${home}=/home/task$|n" },
-                { { .settings = url, .credentials = credentials }, {}, "run|--no-dir|u=http://h/|-k|${home}=/home/task$|n" },
+                { { .settings = url, .environment = environment },
+                  {},
+                  "run|--no-dir|u=http://h/|-k|${home}=/home/task$|n" },
+                { { .settings = url, .credentials = credentials },
+                  {},
+                  "run|--no-dir|u=http://h/|-k|${home}=/home/task$|n" },
                 { { .settings = model }, {}, "run|-m|small|--no-dir|${home}=/home/task$|n" },
                 { { .settings = model }, { .model = (char *)"large" }, "run|-m|large|--no-dir|${home}=/home/task$|n" },
         };
@@ -116,7 +120,8 @@ static void test_prompt(void **state) {
 
 static void test_codex(void **state) {
         char *settings[] = { (char *)"base_url=http://127.0.0.1:9/ok/v1", (char *)"request_max_retries=0", NULL };
-        char *environment[] = { (char *)"EXTRA=1", (char *)"PATH=/opt/bin", NULL }, *read_only[] = { (char *)"/opt/ca", NULL };
+        char *environment[] = { (char *)"EXTRA=1", (char *)"PATH=/opt/bin", NULL },
+             *read_only[] = { (char *)"/opt/ca", NULL };
         char *credentials[] = { (char *)"CODEX_API_KEY=codex.key", NULL };
         const AdapterConfig plain = { .name = "codex", .path = (char *)"/bin/sh" };
         const AdapterConfig full = { .name = "codex", .path = (char *)"/bin/sh", .settings = settings,
@@ -126,7 +131,8 @@ static void test_codex(void **state) {
         _cleanup_(adapter_command_freep) AdapterCommand *c = render(a, &(StoreTask){}), *d = NULL;
 
         assert_string_equal(c->argv[0], "/bin/sh");
-        assert_args(c->argv, "exec|--json|--skip-git-repo-check|-s|danger-full-access|-c|analytics.enabled=false|--disable|plugins|-");
+        assert_args(c->argv, "exec|--json|--skip-git-repo-check|-s|danger-full-access|-c|analytics.enabled=false|--"
+                             "disable|plugins|-");
         assert_true(has(c->environment, "HOME=/home/task"));
         assert_true(has(c->environment, "CODEX_HOME=/home/task/.codex"));
         assert_true(holds(c->environment, "PATH=/usr/local/sbin"));
@@ -139,12 +145,14 @@ static void test_codex(void **state) {
         assert_null(c->credentials[0]);
 
         d = render(b, &(StoreTask){ .model = (char *)"gpt-5.4", .workspace = (char *)"/srv/w" });
-        assert_args(d->argv,
-                    "exec|--json|--skip-git-repo-check|-s|danger-full-access|-c|analytics.enabled=false|--disable|plugins|"
-                    "-C|/srv/w|-m|gpt-5.4|-c|model_provider=router|-c|model_providers.router.name=router|"
-                    "-c|model_providers.router.base_url=http://127.0.0.1:9/ok/v1|-c|model_providers.router.wire_api=responses|"
-                    "-c|model_providers.router.request_max_retries=0|-c|model_providers.router.stream_max_retries=2|"
-                    "-c|model_providers.router.env_key=CODEX_API_KEY|-");
+        assert_args(
+                d->argv,
+                "exec|--json|--skip-git-repo-check|-s|danger-full-access|-c|analytics.enabled=false|--disable|plugins|"
+                "-C|/srv/w|-m|gpt-5.4|-c|model_provider=router|-c|model_providers.router.name=router|"
+                "-c|model_providers.router.base_url=http://127.0.0.1:9/ok/"
+                "v1|-c|model_providers.router.wire_api=responses|"
+                "-c|model_providers.router.request_max_retries=0|-c|model_providers.router.stream_max_retries=2|"
+                "-c|model_providers.router.env_key=CODEX_API_KEY|-");
         assert_true(has(d->environment, "EXTRA=1"));
         assert_true(has(d->environment, "PATH=/opt/bin"));
         assert_false(holds(d->environment, "PATH=/usr/local/sbin"));
@@ -164,7 +172,8 @@ static void test_check(void **state) {
         static const char *const good_models[] = { "gpt-5.4", "openai/gpt-oss:20b", "a", "claude-sonnet-4-5@20250929" };
 
         for (size_t i = 0; i < ELEMENTSOF(bad_models); i++)
-                assert_int_equal(adapter_check(codex, &(StoreTask){ .model = (char *)bad_models[i] }, error), ADAPTER_E_UNSUPPORTED);
+                assert_int_equal(adapter_check(codex, &(StoreTask){ .model = (char *)bad_models[i] }, error),
+                                 ADAPTER_E_UNSUPPORTED);
         for (size_t i = 0; i < ELEMENTSOF(good_models); i++)
                 assert_int_equal(adapter_check(codex, &(StoreTask){ .model = (char *)good_models[i] }, error), 0);
         assert_int_equal(adapter_check(exec, &(StoreTask){ .model = (char *)"m" }, error), ADAPTER_E_UNSUPPORTED);
@@ -260,43 +269,112 @@ typedef struct Layout {
 } Layout;
 
 static const Layout layouts[] = {
-        { "hoisted, from node_modules/.bin", npm_manifest,
-          { { "p/node_modules/@v/x/bin/x.js", WRAPPER }, { "p/node_modules/" NATIVE, ELF },
+        { "hoisted, from node_modules/.bin",
+          npm_manifest,
+          { { "p/node_modules/@v/x/bin/x.js", WRAPPER },
+            { "p/node_modules/" NATIVE, ELF },
             { "p/node_modules/.bin/x", "->../@v/x/bin/x.js" } },
-          NULL, "p/node_modules/.bin", NULL, "p/node_modules/" NATIVE, "p/node_modules/@v/x-x64" },
-        { "global: nested below the wrapper's package, by PATH", npm_manifest,
-          { { "g/lib/node_modules/@v/x/bin/x.js", WRAPPER }, { "g/lib/node_modules/@v/x/node_modules/" NATIVE, ELF },
+          NULL,
+          "p/node_modules/.bin",
+          NULL,
+          "p/node_modules/" NATIVE,
+          "p/node_modules/@v/x-x64" },
+        { "global: nested below the wrapper's package, by PATH",
+          npm_manifest,
+          { { "g/lib/node_modules/@v/x/bin/x.js", WRAPPER },
+            { "g/lib/node_modules/@v/x/node_modules/" NATIVE, ELF },
             { "g/bin/x", "->../lib/node_modules/@v/x/bin/x.js" } },
-          NULL, NULL, "g/bin", "g/lib/node_modules/@v/x/node_modules/" NATIVE, "g/lib/node_modules/@v/x/node_modules/@v/x-x64" },
-        { "a shim that is no link, beside lib/node_modules", npm_manifest,
+          NULL,
+          NULL,
+          "g/bin",
+          "g/lib/node_modules/@v/x/node_modules/" NATIVE,
+          "g/lib/node_modules/@v/x/node_modules/@v/x-x64" },
+        { "a shim that is no link, beside lib/node_modules",
+          npm_manifest,
           { { "s/bin/x", "#!/bin/sh\n" }, { "s/lib/node_modules/" NATIVE, ELF } },
-          NULL, NULL, "s/bin", "s/lib/node_modules/" NATIVE, "s/lib/node_modules/@v/x-x64" },
-        { "a shim in node_modules/.bin", npm_manifest,
+          NULL,
+          NULL,
+          "s/bin",
+          "s/lib/node_modules/" NATIVE,
+          "s/lib/node_modules/@v/x-x64" },
+        { "a shim in node_modules/.bin",
+          npm_manifest,
           { { "s/node_modules/.bin/x", "#!/bin/sh\n" }, { "s/node_modules/" NATIVE, ELF } },
-          NULL, NULL, "s/node_modules/.bin", "s/node_modules/" NATIVE, "s/node_modules/@v/x-x64" },
-        { "configured path to the wrapper", npm_manifest,
+          NULL,
+          NULL,
+          "s/node_modules/.bin",
+          "s/node_modules/" NATIVE,
+          "s/node_modules/@v/x-x64" },
+        { "configured path to the wrapper",
+          npm_manifest,
           { { "p/node_modules/@v/x/bin/x.js", WRAPPER }, { "p/node_modules/" NATIVE, ELF } },
-          "p/node_modules/@v/x/bin/x.js", NULL, NULL, "p/node_modules/" NATIVE, "p/node_modules/@v/x-x64" },
-        { "configured path to the native program", npm_manifest,
+          "p/node_modules/@v/x/bin/x.js",
+          NULL,
+          NULL,
+          "p/node_modules/" NATIVE,
+          "p/node_modules/@v/x-x64" },
+        { "configured path to the native program",
+          npm_manifest,
           { { "p/node_modules/" NATIVE, ELF } },
-          "p/node_modules/" NATIVE, NULL, NULL, "p/node_modules/" NATIVE, "p/node_modules/@v/x-x64" },
+          "p/node_modules/" NATIVE,
+          NULL,
+          NULL,
+          "p/node_modules/" NATIVE,
+          "p/node_modules/@v/x-x64" },
         { "a native program of one's own", npm_manifest, { { "opt/x", ELF } }, NULL, "opt", NULL, "opt/x", "opt/x" },
-        { "a wrapper without its native package", npm_manifest,
+        { "a wrapper without its native package",
+          npm_manifest,
           { { "p/node_modules/@v/x/bin/x.js", WRAPPER }, { "p/node_modules/.bin/x", "->../@v/x/bin/x.js" } },
-          NULL, "p/node_modules/.bin", NULL, NULL, NULL },
-        { "a broken wrapper first, a good one later", npm_manifest,
-          { { "p/node_modules/@v/x/bin/x.js", WRAPPER }, { "p/node_modules/.bin/x", "->../@v/x/bin/x.js" }, { "opt/x", ELF } },
-          NULL, "p/node_modules/.bin", "opt", "opt/x", "opt/x" },
-        { "a configured path that is missing is not replaced", npm_manifest, { { "opt/x", ELF } }, "opt/y", NULL, "opt", NULL, NULL },
-        { "the configured directory before PATH", npm_manifest,
-          { { "a/x", ELF }, { "b/x", ELF } }, NULL, "a", "b", "a/x", "a/x" },
+          NULL,
+          "p/node_modules/.bin",
+          NULL,
+          NULL,
+          NULL },
+        { "a broken wrapper first, a good one later",
+          npm_manifest,
+          { { "p/node_modules/@v/x/bin/x.js", WRAPPER },
+            { "p/node_modules/.bin/x", "->../@v/x/bin/x.js" },
+            { "opt/x", ELF } },
+          NULL,
+          "p/node_modules/.bin",
+          "opt",
+          "opt/x",
+          "opt/x" },
+        { "a configured path that is missing is not replaced",
+          npm_manifest,
+          { { "opt/x", ELF } },
+          "opt/y",
+          NULL,
+          "opt",
+          NULL,
+          NULL },
+        { "the configured directory before PATH",
+          npm_manifest,
+          { { "a/x", ELF }, { "b/x", ELF } },
+          NULL,
+          "a",
+          "b",
+          "a/x",
+          "a/x" },
         { "~/.local/bin", npm_manifest, { { ".local/bin/x", ELF } }, NULL, NULL, NULL, ".local/bin/x", ".local/bin/x" },
-        { "the newest of ~/.nvm", npm_manifest,
+        { "the newest of ~/.nvm",
+          npm_manifest,
           { { ".nvm/versions/node/v9.1.0/bin/x", ELF }, { ".nvm/versions/node/v20.2.0/bin/x", ELF } },
-          NULL, NULL, NULL, ".nvm/versions/node/v20.2.0/bin/x", ".nvm/versions/node/v20.2.0/bin/x" },
-        { "a script and the interpreter beside it", script_manifest,
-          { { "n/lib/node_modules/@v/x/x.js", WRAPPER }, { "n/bin/x", "->../lib/node_modules/@v/x/x.js" }, { "n/bin/node", ELF } },
-          NULL, NULL, "n/bin", "n/lib/node_modules/@v/x/x.js", "n/lib/node_modules" },
+          NULL,
+          NULL,
+          NULL,
+          ".nvm/versions/node/v20.2.0/bin/x",
+          ".nvm/versions/node/v20.2.0/bin/x" },
+        { "a script and the interpreter beside it",
+          script_manifest,
+          { { "n/lib/node_modules/@v/x/x.js", WRAPPER },
+            { "n/bin/x", "->../lib/node_modules/@v/x/x.js" },
+            { "n/bin/node", ELF } },
+          NULL,
+          NULL,
+          "n/bin",
+          "n/lib/node_modules/@v/x/x.js",
+          "n/lib/node_modules" },
         { "nothing", npm_manifest, { { "opt/y", ELF } }, NULL, "opt", NULL, NULL, NULL },
 };
 
@@ -340,7 +418,8 @@ static void test_find(void **state) {
                 }
                 snprintf(expected, sizeof(expected), "%s/%s", root, l->executable);
                 if (r || !streq(adapter_executable(a), expected))
-                        fail_msg("%s: %d, found %s; expected %s", l->what, r, adapter_executable(a) ?: "nothing", expected);
+                        fail_msg("%s: %d, found %s; expected %s", l->what, r, adapter_executable(a) ?: "nothing",
+                                 expected);
                 snprintf(expected, sizeof(expected), "%s/%s", root, l->install);
 #if !defined(__x86_64__)
                 if (strstr(expected, "x-x64"))

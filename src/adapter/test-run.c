@@ -23,7 +23,8 @@ static int log_event(void *userdata, const char *type, const char *data, size_t 
         assert_true(json_object_is_type(o, json_type_object));
         if (log->fail_at && (int)++log->n_events == log->fail_at)
                 return -ENOSPC;
-        log->n += (size_t)snprintf(log->text + log->n, sizeof(log->text) - log->n, "%s %.*s\n", type, (int)n_data, data);
+        log->n +=
+                (size_t)snprintf(log->text + log->n, sizeof(log->text) - log->n, "%s %.*s\n", type, (int)n_data, data);
         assert_true(log->n < sizeof(log->text));
         return 0;
 }
@@ -52,12 +53,16 @@ static AdapterRun *replay(const Adapter *a, const char *capture, Log *log) {
         return run;
 }
 
-#define METADATA "warning {\"message\":\"Model metadata for `gpt-5.4` not found. Defaulting to fallback metadata; this can degrade " \
+#define METADATA                                                                                                       \
+        "warning {\"message\":\"Model metadata for `gpt-5.4` not found. Defaulting to fallback metadata; this can "    \
+        "degrade "                                                                                                     \
         "performance and cause issues.\"}\n"
 #define TOOL "/bin/bash -lc 'echo tool-ran-$((40+2)) > tool-proof.txt; cat tool-proof.txt'"
 #define RECONNECT(n, what) "warning {\"message\":\"Reconnecting... " #n "/5 (" what ")\"}\n"
 #define BUSY "We’re currently experiencing high demand, which may cause temporary errors."
-#define UNAUTHORIZED "unexpected status 401 Unauthorized: mock: invalid api key, url: http://127.0.0.1:8765/e401/v1/responses, request id: "
+#define UNAUTHORIZED                                                                                                   \
+        "unexpected status 401 Unauthorized: mock: invalid api key, url: http://127.0.0.1:8765/e401/v1/responses, "    \
+        "request id: "
 #define LIMITED "exceeded retry limit, last status: 429 Too Many Requests, request id: req_0000000001ec"
 
 typedef struct Capture {
@@ -73,56 +78,89 @@ typedef struct Capture {
         StoreUsage usage;
 } Capture;
 
-static const Capture captures[] = {
-        { "codex-ok",
-          METADATA
-          "text {\"text\":\"MOCK-OK: hello from the mock model.\"}\n"
-          "usage {\"input_tokens\":1234,\"cached_input_tokens\":200,\"output_tokens\":56,\"reasoning_tokens\":7}\n"
-          "result {\"text\":\"MOCK-OK: hello from the mock model.\"}\n",
-          0, 0, true, "completed", false, "", "MOCK-OK: hello from the mock model.", "01a20abb-3b43-7700-bb71-f1f81635a458",
-          { 1234, 200, 56, 7, -1 } },
-        { "codex-tool",
-          METADATA
-          "tool_call {\"name\":\"shell\",\"input\":\"" TOOL "\"}\n"
-          "tool_result {\"name\":\"shell\",\"output\":\"tool-ran-42\\n\",\"exit_code\":0}\n"
-          "text {\"text\":\"MOCK-OK: hello from the mock model.\"}\n"
-          "usage {\"input_tokens\":2468,\"cached_input_tokens\":400,\"output_tokens\":112,\"reasoning_tokens\":14}\n"
-          "result {\"text\":\"MOCK-OK: hello from the mock model.\"}\n",
-          0, 0, true, "completed", false, "", "MOCK-OK: hello from the mock model.", "01a20abc-e5da-7033-b02b-708480e3ac16",
-          { 2468, 400, 112, 14, -1 } },
-        { "codex-e401",
-          METADATA
-          RECONNECT(1, UNAUTHORIZED "req_00000000002f") RECONNECT(2, UNAUTHORIZED "req_000000000031")
-          RECONNECT(3, UNAUTHORIZED "req_000000000036") RECONNECT(4, UNAUTHORIZED "req_00000000003d")
-          RECONNECT(5, UNAUTHORIZED "req_000000000048")
-          "warning {\"message\":\"" UNAUTHORIZED "req_000000000057\"}\n"
-          "error {\"message\":\"" UNAUTHORIZED "req_000000000057\",\"status\":401}\n",
-          1, 0, false, "authentication", false, "401 Unauthorized", NULL, "01a20abe-8651-7712-943f-7f7321e85ecf",
-          STORE_USAGE_UNKNOWN },
-        { "codex-e429",
-          METADATA "warning {\"message\":\"" LIMITED "\"}\n" "error {\"message\":\"" LIMITED "\",\"status\":429}\n",
-          1, 0, false, "rate_limited", true, "429 Too Many Requests", NULL, "01a20ac3-7cdf-7952-84fa-fcc4eb95e3f7",
-          STORE_USAGE_UNKNOWN },
-        { "codex-e500",
-          METADATA
-          RECONNECT(1, BUSY) RECONNECT(2, BUSY) RECONNECT(3, BUSY) RECONNECT(4, BUSY) RECONNECT(5, BUSY)
-          "warning {\"message\":\"" BUSY "\"}\n" "error {\"message\":\"" BUSY "\"}\n",
-          1, 0, false, "overloaded", true, "high demand", NULL, "01a20ac3-1b65-7372-a88b-8e1cde9d355c", STORE_USAGE_UNKNOWN },
-        { "codex-sigterm", METADATA, -1, SIGTERM, false, "signal", true, "signal 15 (SIGTERM)", NULL,
-          "01a20ac2-dc8e-7e53-a56e-e925be92ec02", STORE_USAGE_UNKNOWN },
-        /* One line of each event type, so a failure and a later success: the last word wins. */
-        { "codex-event-types",
-          METADATA
-          RECONNECT(1, "stream disconnected before completion: stream closed before response.completed")
-          "error {\"message\":\"stream disconnected before completion: stream closed before response.completed\"}\n"
-          "text {\"text\":\"\"}\n"
-          "usage {\"input_tokens\":1234,\"cached_input_tokens\":200,\"output_tokens\":56,\"reasoning_tokens\":7}\n"
-          "result {\"text\":\"\"}\n"
-          "tool_call {\"name\":\"shell\",\"input\":\"/bin/bash -lc 'echo tool-ran-42 > tool-proof.txt; cat tool-proof.txt'\"}\n"
-          "tool_result {\"name\":\"shell\",\"output\":\"/bin/bash: line 1: tool-proof.txt: Read-only file system\\ntool-ran-42\\n\","
-          "\"exit_code\":0}\n",
-          0, 0, true, "completed", false, "", "", "01a20abe-a18a-7fb3-ae81-4d2577d050c1", { 1234, 200, 56, 7, -1 } },
-};
+static const Capture
+        captures[] = {
+                { "codex-ok",
+                  METADATA
+                  "text {\"text\":\"MOCK-OK: hello from the mock model.\"}\n"
+                  "usage "
+                  "{\"input_tokens\":1234,\"cached_input_tokens\":200,\"output_tokens\":56,\"reasoning_tokens\":7}\n"
+                  "result {\"text\":\"MOCK-OK: hello from the mock model.\"}\n",
+                  0,
+                  0,
+                  true,
+                  "completed",
+                  false,
+                  "",
+                  "MOCK-OK: hello from the mock model.",
+                  "01a20abb-3b43-7700-bb71-f1f81635a458",
+                  { 1234, 200, 56, 7, -1 } },
+                { "codex-tool",
+                  METADATA
+                  "tool_call {\"name\":\"shell\",\"input\":\"" TOOL "\"}\n"
+                  "tool_result {\"name\":\"shell\",\"output\":\"tool-ran-42\\n\",\"exit_code\":0}\n"
+                  "text {\"text\":\"MOCK-OK: hello from the mock model.\"}\n"
+                  "usage "
+                  "{\"input_tokens\":2468,\"cached_input_tokens\":400,\"output_tokens\":112,\"reasoning_tokens\":14}\n"
+                  "result {\"text\":\"MOCK-OK: hello from the mock model.\"}\n",
+                  0,
+                  0,
+                  true,
+                  "completed",
+                  false,
+                  "",
+                  "MOCK-OK: hello from the mock model.",
+                  "01a20abc-e5da-7033-b02b-708480e3ac16",
+                  { 2468, 400, 112, 14, -1 } },
+                { "codex-e401",
+                  METADATA RECONNECT(1, UNAUTHORIZED "req_00000000002f") RECONNECT(2, UNAUTHORIZED "req_000000000031")
+                          RECONNECT(3, UNAUTHORIZED "req_000000000036") RECONNECT(4, UNAUTHORIZED "req_00000000003d")
+                                  RECONNECT(5, UNAUTHORIZED "req_000000000048") "warning {\"message\":\"" UNAUTHORIZED
+                                                                                "req_000000000057\"}\n"
+                                                                                "error {\"message\":\"" UNAUTHORIZED
+                                                                                "req_000000000057\",\"status\":401}\n",
+                  1, 0, false, "authentication", false, "401 Unauthorized", NULL,
+                  "01a20abe-8651-7712-943f-7f7321e85ecf", STORE_USAGE_UNKNOWN },
+                { "codex-e429",
+                  METADATA "warning {\"message\":\"" LIMITED "\"}\n"
+                           "error {\"message\":\"" LIMITED "\",\"status\":429}\n",
+                  1, 0, false, "rate_limited", true, "429 Too Many Requests", NULL,
+                  "01a20ac3-7cdf-7952-84fa-fcc4eb95e3f7", STORE_USAGE_UNKNOWN },
+                { "codex-e500",
+                  METADATA RECONNECT(1, BUSY) RECONNECT(2, BUSY) RECONNECT(3, BUSY) RECONNECT(4, BUSY)
+                          RECONNECT(5, BUSY) "warning {\"message\":\"" BUSY "\"}\n"
+                                             "error {\"message\":\"" BUSY "\"}\n",
+                  1, 0, false, "overloaded", true, "high demand", NULL, "01a20ac3-1b65-7372-a88b-8e1cde9d355c",
+                  STORE_USAGE_UNKNOWN },
+                { "codex-sigterm", METADATA, -1, SIGTERM, false, "signal", true, "signal 15 (SIGTERM)", NULL,
+                  "01a20ac2-dc8e-7e53-a56e-e925be92ec02", STORE_USAGE_UNKNOWN },
+                /* One line of each event type, so a failure and a later success: the last word wins. */
+                { "codex-event-types",
+                  METADATA RECONNECT(1, "stream disconnected before completion: stream closed before "
+                                        "response.completed") "error {\"message\":\"stream disconnected before "
+                                                              "completion: stream closed before response.completed\"}\n"
+                                                              "text {\"text\":\"\"}\n"
+                                                              "usage "
+                                                              "{\"input_tokens\":1234,\"cached_input_tokens\":200,"
+                                                              "\"output_tokens\":56,\"reasoning_tokens\":7}\n"
+                                                              "result {\"text\":\"\"}\n"
+                                                              "tool_call {\"name\":\"shell\",\"input\":\"/bin/bash -lc "
+                                                              "'echo tool-ran-42 > tool-proof.txt; cat "
+                                                              "tool-proof.txt'\"}\n"
+                                                              "tool_result {\"name\":\"shell\",\"output\":\"/bin/bash: "
+                                                              "line 1: tool-proof.txt: Read-only file "
+                                                              "system\\ntool-ran-42\\n\","
+                                                              "\"exit_code\":0}\n",
+                  0,
+                  0,
+                  true,
+                  "completed",
+                  false,
+                  "",
+                  "",
+                  "01a20abe-a18a-7fb3-ae81-4d2577d050c1",
+                  { 1234, 200, 56, 7, -1 } },
+        };
 
 static void assert_usage(const StoreUsage *u, const StoreUsage *expected) {
         assert_int_equal(u->input_tokens, expected->input_tokens);
@@ -152,7 +190,8 @@ static void test_captures(void **state) {
                 const Capture *c = &captures[i];
                 Log log = {};
                 AdapterOutcome outcome;
-                _cleanup_(adapter_run_freep) AdapterRun *run = replay(a, c->name, &log), *silent = replay(a, c->name, NULL);
+                _cleanup_(adapter_run_freep) AdapterRun *run = replay(a, c->name, &log),
+                                                        *silent = replay(a, c->name, NULL);
 
                 assert_string_equal(log.text, c->events);
                 adapter_run_finish(run, c->exit_code, c->signal, 0, &outcome);
@@ -180,18 +219,23 @@ static void test_ends(void **state) {
         } table[] = {
                 { NULL, NULL, NULL, 0, 0, 0, "no_result", true, 0, "exited with code 0 but reported no result" },
                 { NULL, NULL, NULL, 3, 0, 0, "exit_status", false, 0, "exited with code 3" },
-                { NULL, NULL, "secret words of the prompt", 3, 0, 0, "exit_status", false, 0, "exited with code 3; its transcript" },
-                { NULL, NULL, "error: 401 unauthorized, not logged in", 1, 0, 0, "authentication", false, 0, "code 1; its transcript" },
-                { NULL, "Reconnecting... 2/5 (unexpected status 503 x)", NULL, 1, 0, 0, "overloaded", true, 0, "status 503" },
+                { NULL, NULL, "secret words of the prompt", 3, 0, 0, "exit_status", false, 0,
+                  "exited with code 3; its transcript" },
+                { NULL, NULL, "error: 401 unauthorized, not logged in", 1, 0, 0, "authentication", false, 0,
+                  "code 1; its transcript" },
+                { NULL, "Reconnecting... 2/5 (unexpected status 503 x)", NULL, 1, 0, 0, "overloaded", true, 0,
+                  "status 503" },
                 /* A warning explains no exit code 0. */
                 { NULL, "unexpected status 503", NULL, 0, 0, 0, "no_result", true, 0, "code 0" },
                 { "something else", NULL, NULL, 1, 0, 0, "permanent", false, 0, "something else" },
                 { "something else", NULL, NULL, 0, 0, 0, "permanent", false, 0, "something else" },
                 { "You've hit your usage limit. status 429", NULL, NULL, 1, 0, 0, "quota", false, 0, "usage limit" },
-                { "Rate limit reached. Please try again in 1.5s.", NULL, NULL, 1, 0, 0, "rate_limited", true, 1500000, "" },
+                { "Rate limit reached. Please try again in 1.5s.", NULL, NULL, 1, 0, 0, "rate_limited", true, 1500000,
+                  "" },
                 { "Rate limit reached; try again in 300ms", NULL, NULL, 1, 0, 0, "rate_limited", true, 300000, "" },
                 { "status 429: retry after 2 minutes", NULL, NULL, 1, 0, 0, "rate_limited", true, 120000000, "" },
-                { "status 429: try again in 99999999999999999999 hours", NULL, NULL, 1, 0, 0, "rate_limited", true, 0, "" },
+                { "status 429: try again in 99999999999999999999 hours", NULL, NULL, 1, 0, 0, "rate_limited", true, 0,
+                  "" },
                 { "status 429: try again in 20", NULL, NULL, 1, 0, 0, "rate_limited", true, 20000000, "" },
                 { "unexpected status 400 Bad Request", NULL, NULL, 1, 0, 0, "invalid_request", false, 0, "" },
                 { "unexpected status 403 Forbidden", NULL, NULL, 1, 0, 0, "authentication", false, 0, "" },
@@ -215,7 +259,9 @@ static void test_ends(void **state) {
                         feed(run, line, (size_t)n, NULL);
                 }
                 if (table[i].diagnostic)
-                        assert_int_equal(adapter_run_line(run, 2, table[i].diagnostic, strlen(table[i].diagnostic), NULL, NULL), 0);
+                        assert_int_equal(
+                                adapter_run_line(run, 2, table[i].diagnostic, strlen(table[i].diagnostic), NULL, NULL),
+                                0);
                 if (table[i].message) {
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
@@ -249,8 +295,9 @@ static void test_success_after_oom(void **state) {
 static void test_resumed(void **state) {
         _cleanup_(adapter_freep) Adapter *a = load_shipped(CODEX, NULL);
         _cleanup_(adapter_run_freep) AdapterRun *run = run_new(a), *odd = run_new(a);
-        static const char line[] = "{\"type\":\"turn.completed\",\"usage\":{\"input_tokens\":3000,\"cached_input_tokens\":500,"
-                                   "\"output_tokens\":100,\"reasoning_output_tokens\":9}}\n";
+        static const char line[] =
+                "{\"type\":\"turn.completed\",\"usage\":{\"input_tokens\":3000,\"cached_input_tokens\":500,"
+                "\"output_tokens\":100,\"reasoning_output_tokens\":9}}\n";
         AdapterOutcome o;
 
         adapter_run_resume(run, &(StoreUsage){ 1234, 200, 56, -1, -1 });
@@ -274,13 +321,17 @@ static void test_unmapped(void **state) {
                 { 1, "not json", "output {\"stream\":\"stdout\",\"text\":\"not json\"}\n" },
                 { 1, "", "output {\"stream\":\"stdout\",\"text\":\"\"}\n" },
                 { 1, "[1]", "output {\"stream\":\"stdout\",\"text\":\"[1]\"}\n" },
-                { 1, "{\"type\":\"thread.started\"", "output {\"stream\":\"stdout\",\"text\":\"{\\\"type\\\":\\\"thread.started\\\"\"}\n" },
-                { 1, "{\"type\":\"new.event\"}", "output {\"stream\":\"stdout\",\"text\":\"{\\\"type\\\":\\\"new.event\\\"}\"}\n" },
+                { 1, "{\"type\":\"thread.started\"",
+                  "output {\"stream\":\"stdout\",\"text\":\"{\\\"type\\\":\\\"thread.started\\\"\"}\n" },
+                { 1, "{\"type\":\"new.event\"}",
+                  "output {\"stream\":\"stdout\",\"text\":\"{\\\"type\\\":\\\"new.event\\\"}\"}\n" },
                 /* The field that the event needs is missing, or is no text. */
-                { 1, "{\"type\":\"turn.failed\"}", "output {\"stream\":\"stdout\",\"text\":\"{\\\"type\\\":\\\"turn.failed\\\"}\"}\n" },
+                { 1, "{\"type\":\"turn.failed\"}",
+                  "output {\"stream\":\"stdout\",\"text\":\"{\\\"type\\\":\\\"turn.failed\\\"}\"}\n" },
                 { 1, "{\"type\":\"error\",\"message\":{\"a\":1}}", "warning {\"message\":{\"a\":1}}\n" },
                 { 1, "\xff\xfe", "output {\"stream\":\"stdout\",\"text\":\"\xef\xbf\xbd\xef\xbf\xbd\"}\n" },
-                { 2, "{\"type\":\"turn.completed\"}", "output {\"stream\":\"stderr\",\"text\":\"{\\\"type\\\":\\\"turn.completed\\\"}\"}\n" },
+                { 2, "{\"type\":\"turn.completed\"}",
+                  "output {\"stream\":\"stderr\",\"text\":\"{\\\"type\\\":\\\"turn.completed\\\"}\"}\n" },
                 { 1, "{\"type\":\"turn.started\"}", "" },
         };
 
@@ -289,7 +340,9 @@ static void test_unmapped(void **state) {
                 Log log = {};
                 AdapterOutcome o;
 
-                assert_int_equal(adapter_run_line(run, table[i].stream, table[i].line, strlen(table[i].line), log_event, &log), 0);
+                assert_int_equal(
+                        adapter_run_line(run, table[i].stream, table[i].line, strlen(table[i].line), log_event, &log),
+                        0);
                 assert_string_equal(log.text, table[i].events);
                 adapter_run_finish(run, 0, 0, 0, &o);
                 assert_string_equal(o.reason, "no_result");
@@ -316,8 +369,9 @@ static void test_text(void **state) {
 
         feed(run, "one\n\n{\"two\":2}\n", strlen("one\n\n{\"two\":2}\n"), &log);
         assert_int_equal(adapter_run_line(run, 2, "note", 4, log_event, &log), 0);
-        assert_string_equal(log.text, "text {\"text\":\"one\"}\ntext {\"text\":\"\"}\ntext {\"text\":\"{\\\"two\\\":2}\"}\n"
-                                      "output {\"stream\":\"stderr\",\"text\":\"note\"}\n");
+        assert_string_equal(log.text,
+                            "text {\"text\":\"one\"}\ntext {\"text\":\"\"}\ntext {\"text\":\"{\\\"two\\\":2}\"}\n"
+                            "output {\"stream\":\"stderr\",\"text\":\"note\"}\n");
         adapter_run_finish(run, 0, 0, 0, &o);
         assert_true(o.succeeded);
         assert_int_equal(o.n_text, 14);
@@ -354,7 +408,8 @@ static void test_bounds(void **state) {
 static void test_gemini(void **state) {
         _cleanup_(adapter_freep) Adapter *a = load_shipped("scripts/agent-routerd/workers/example.yaml", NULL);
         Log log = {};
-        _cleanup_(adapter_run_freep) AdapterRun *ok = replay(a, "gemini-ok", NULL), *tool = replay(a, "gemini-tool", &log),
+        _cleanup_(adapter_run_freep) AdapterRun *ok = replay(a, "gemini-ok", NULL),
+                                                *tool = replay(a, "gemini-tool", &log),
                                                 *limited = replay(a, "gemini-e429", NULL);
         AdapterOutcome o;
 
@@ -366,7 +421,8 @@ static void test_gemini(void **state) {
         assert_string_equal(o.session, "bf0da2a5-22e4-4af8-b529-959fca4bd6fb");
         adapter_run_finish(tool, 0, 0, 0, &o);
         assert_usage(&o.usage, &(StoreUsage){ 2468, 400, 112, -1, -1 });
-        assert_non_null(strstr(log.text, "tool_call {\"name\":\"run_shell_command\",\"input\":{\"command\":\"echo tool-ran-42"));
+        assert_non_null(strstr(log.text,
+                               "tool_call {\"name\":\"run_shell_command\",\"input\":{\"command\":\"echo tool-ran-42"));
         assert_non_null(strstr(log.text, "tool_result {\"output\":\"tool-ran-42\"}"));
         adapter_run_finish(limited, 173, 0, 0, &o);
         assert_false(o.succeeded);
@@ -379,18 +435,21 @@ static void test_claude(void **state) {
                 "  format: json-lines\n"
                 "  events:\n"
                 "    - {match: {/type: system}, session: /session_id}\n"
-                "    - {match: {/type: assistant}, each: /message/content, where: {/type: text}, emit: text, data: {text: /text}}\n"
+                "    - {match: {/type: assistant}, each: /message/content, where: {/type: text}, emit: text, data: "
+                "{text: /text}}\n"
                 "    - {match: {/type: assistant}, each: /message/content, where: {/type: tool_use}, emit: tool_call,\n"
                 "       data: {name: /name, input: /input/command}}\n"
                 "    - {match: {/type: user}, each: /message/content, where: {/type: tool_result}, emit: tool_result,\n"
                 "       data: {output: /content, is_error: /is_error}}\n"
                 "    - {match: {/type: result, /is_error: false}, emit: result, data: {text: /result}, success: yes,\n"
-                "       usage: {input_tokens: /usage/input_tokens, output_tokens: /usage/output_tokens, cost_usd: /total_cost_usd}}\n"
+                "       usage: {input_tokens: /usage/input_tokens, output_tokens: /usage/output_tokens, cost_usd: "
+                "/total_cost_usd}}\n"
                 "    - {match: {/type: result, /is_error: true}, emit: error,\n"
                 "       data: {message: /result, status: /api_error_status}}\n";
         _cleanup_(adapter_freep) Adapter *a = load_good(manifest, NULL);
         Log log = {}, errors = {};
-        _cleanup_(adapter_run_freep) AdapterRun *tool = replay(a, "claude-tool", &log), *denied = replay(a, "claude-e401", &errors);
+        _cleanup_(adapter_run_freep) AdapterRun *tool = replay(a, "claude-tool", &log),
+                                                *denied = replay(a, "claude-e401", &errors);
         AdapterOutcome o;
 
         adapter_run_finish(tool, 0, 0, 0, &o);
@@ -419,11 +478,11 @@ static void test_rules(void **state) {
                 "  - {exit: [7, 8], reason: quota, retryable: yes, retry_after: 1h}\n";
         _cleanup_(adapter_freep) Adapter *a = load_good(manifest, NULL);
         _cleanup_(adapter_run_freep) AdapterRun *run = run_new(a);
-        static const char lines[] =
-                "{\"t\":\"retry 1\"}\n{\"t\":\"again\"}\n"
-                "{\"a/b\":1}\n{\"a/b\":\"1\"}\n{\"a/b\":true}\n{\"a/b\":[1]}\n"
-                "{\"d\":\"D\"}\n{\"d\":\"D\",\"e\":0}\n"
-                "{\"u\":5}\n{\"u\":-1}\n{\"u\":1e300}\n{\"u\":\"6\"}\n{\"u\":9007199254740992}\n{\"u\":1,\"end\":true}\n";
+        static const char lines[] = "{\"t\":\"retry 1\"}\n{\"t\":\"again\"}\n"
+                                    "{\"a/b\":1}\n{\"a/b\":\"1\"}\n{\"a/b\":true}\n{\"a/b\":[1]}\n"
+                                    "{\"d\":\"D\"}\n{\"d\":\"D\",\"e\":0}\n"
+                                    "{\"u\":5}\n{\"u\":-1}\n{\"u\":1e300}\n{\"u\":\"6\"}\n{\"u\":9007199254740992}\n{"
+                                    "\"u\":1,\"end\":true}\n";
         Log log = {};
         AdapterOutcome o;
 
@@ -457,7 +516,9 @@ static void test_fuzz(void **state) {
         unsigned seed = 7;
         size_t n;
 
-        assert_int_equal(fd_read_file(AT_FDCWD, source_path(path, "src/adapter/captures/codex-tool.jsonl"), MIB(1), &text, &n), 0);
+        assert_int_equal(
+                fd_read_file(AT_FDCWD, source_path(path, "src/adapter/captures/codex-tool.jsonl"), MIB(1), &text, &n),
+                0);
         for (unsigned round = 0; round < 400; round++) {
                 _cleanup_(adapter_run_freep) AdapterRun *run = run_new(a);
                 AdapterOutcome o;

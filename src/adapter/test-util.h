@@ -35,7 +35,8 @@ static inline Adapter *load_shipped(const char *below, const AdapterConfig *conf
 }
 
 /* Loads text as a file named agent.yaml. */
-static inline int load_text(const char *text, const AdapterConfig *config, Adapter **ret_a, char error[static YAML_ERROR_MAX]) {
+static inline int load_text(const char *text, const AdapterConfig *config, Adapter **ret_a,
+                            char error[static YAML_ERROR_MAX]) {
         char directory[] = "/tmp/test-adapter-XXXXXX";
         _cleanup_close_ int dir_fd = -1, fd = -1;
         int r;

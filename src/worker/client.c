@@ -9,11 +9,12 @@
  * The connection's life:
  *
  *     IDLE → WAITING → HELLO → LIST → READY
- *                ↑________|______|_______|   DROPPING: whatever fails drops the connection, and it is made again after a
- *                                            pause that doubles from 50 ms to 2 s
+ *                ↑________|______|_______|
+ *                         DROPPING           whatever fails drops the connection; it is made again after a pause
+ *                                            that doubles from 50 ms to 2 s
  *
- * Nothing that is said needs to arrive: what a broken connection swallowed is made up for by the next LIST, where each worker's
- * acknowledgements and kills are said again and what nobody knows is killed and forgotten.
+ * Nothing that is said needs to arrive: what a broken connection swallowed is made up for by the next LIST, where each
+ * worker's acknowledgements and kills are said again and what nobody knows is killed and forgotten.
  */
 
 static char *const no_strings[] = { NULL };
@@ -88,7 +89,8 @@ void client_send(LauncherClient *client) {
                 client_drop(client, r > 0 ? -ENOBUFS : r);
 }
 
-void client_say(LauncherClient *client, LaunchType type, const Id *attempt, uint32_t stream, uint64_t offset, uint32_t grace_ms) {
+void client_say(LauncherClient *client, LaunchType type, const Id *attempt, uint32_t stream, uint64_t offset,
+                uint32_t grace_ms) {
         int r;
 
         r = client_begin(client, type, attempt);
@@ -181,7 +183,7 @@ static int client_on_list_end(LauncherClient *client, const Message *m, int *fds
 }
 
 static int client_on_refused(LauncherClient *client, const Message *m, int *fds, size_t n_fds) {
-        /* A refused HELLO ends the connection; anything else that is refused has no effect there, and needs none here. */
+        /* A refused HELLO ends the connection; anything else that is refused had no effect, and needs none here. */
         log_debug("the launcher refused a message: %s", m->text);
         return client->state == CLIENT_HELLO ? error_origin(-EPROTONOSUPPORT) : 0;
 }
@@ -194,18 +196,22 @@ static const struct {
         uint64_t needed;
         int (*fn)(LauncherClient *client, const Message *m, int *fds, size_t n_fds);
 } messages[] = {
-        [LAUNCH_HELLO] = { BIT(CLIENT_HELLO), BIT(LAUNCH_ATTR_VERSION) | BIT(LAUNCH_ATTR_VERSION_MIN) | BIT(LAUNCH_ATTR_GENERATION),
+        [LAUNCH_HELLO] = { BIT(CLIENT_HELLO),
+                           BIT(LAUNCH_ATTR_VERSION) | BIT(LAUNCH_ATTR_VERSION_MIN) | BIT(LAUNCH_ATTR_GENERATION),
                            client_on_hello },
         [LAUNCH_LISTED] = { BIT(CLIENT_LIST), BIT(LAUNCH_ATTR_ATTEMPT), worker_on_listed },
         [LAUNCH_LIST_END] = { BIT(CLIENT_LIST), 0, client_on_list_end },
         [LAUNCH_SPAWNED] = { BIT(CLIENT_READY), BIT(LAUNCH_ATTR_ATTEMPT), worker_on_spawned },
-        [LAUNCH_SPAWN_FAILED] = { BIT(CLIENT_READY), BIT(LAUNCH_ATTR_ATTEMPT) | BIT(LAUNCH_ATTR_STAGE), worker_on_spawn_failed },
+        [LAUNCH_SPAWN_FAILED] = { BIT(CLIENT_READY), BIT(LAUNCH_ATTR_ATTEMPT) | BIT(LAUNCH_ATTR_STAGE),
+                                  worker_on_spawn_failed },
         [LAUNCH_OUTPUT] = { BIT(CLIENT_READY),
-                            BIT(LAUNCH_ATTR_ATTEMPT) | BIT(LAUNCH_ATTR_STREAM) | BIT(LAUNCH_ATTR_OFFSET) | BIT(LAUNCH_ATTR_DATA),
+                            BIT(LAUNCH_ATTR_ATTEMPT) | BIT(LAUNCH_ATTR_STREAM) | BIT(LAUNCH_ATTR_OFFSET) |
+                                    BIT(LAUNCH_ATTR_DATA),
                             worker_on_output },
         [LAUNCH_EXITED] = { BIT(CLIENT_READY), BIT(LAUNCH_ATTR_ATTEMPT) | BIT(LAUNCH_ATTR_HOW) | BIT(LAUNCH_ATTR_VALUE),
                             worker_on_exited },
-        [LAUNCH_REFUSED] = { BIT(CLIENT_HELLO) | BIT(CLIENT_LIST) | BIT(CLIENT_READY), BIT(LAUNCH_ATTR_TEXT), client_on_refused },
+        [LAUNCH_REFUSED] = { BIT(CLIENT_HELLO) | BIT(CLIENT_LIST) | BIT(CLIENT_READY), BIT(LAUNCH_ATTR_TEXT),
+                             client_on_refused },
 };
 
 static int client_dispatch(LauncherClient *client, const uint8_t *data, size_t n, int *fds, size_t n_fds) {

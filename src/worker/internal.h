@@ -6,8 +6,8 @@
 
 /*
  * What may wait for the launcher. Acknowledgements, kills and forgets are small and must not be lost, so a new SPAWN is
- * refused (WORKER_E_BUSY) long before there is no room for them; where even that is used up, the launcher has stopped reading
- * and the connection is made anew.
+ * refused (WORKER_E_BUSY) long before there is no room for them; where even that is used up, the launcher has stopped
+ * reading and the connection is made anew.
  */
 #define CLIENT_QUEUE_SPAWN_MAX  MIB(1)
 #define CLIENT_QUEUE_MAX        MIB(4)
@@ -88,7 +88,8 @@ void client_send(LauncherClient *client);
 /* Starts client->message as one about an attempt. */
 int client_begin(LauncherClient *client, LaunchType type, const Id *attempt) _must_check_;
 /* One small message about an attempt; attributes of 0 are left out. */
-void client_say(LauncherClient *client, LaunchType type, const Id *attempt, uint32_t stream, uint64_t offset, uint32_t grace_ms);
+void client_say(LauncherClient *client, LaunchType type, const Id *attempt, uint32_t stream, uint64_t offset,
+                uint32_t grace_ms);
 
 /* ---- worker.c: what arrives for an attempt ---- */
 

@@ -229,7 +229,7 @@ int message_write_spawn(Buf *b, const WorkerSpec *spec, char *ret_text, size_t n
         for (size_t i = 1; i < ELEMENTSOF(parts); i++)
                 if (parts[i].n > parts[largest].n)
                         largest = i;
-        snprintf(ret_text, n_text, "%s (%zu bytes) does not fit into a launcher message of %zu bytes", parts[largest].what,
-                 parts[largest].n, LAUNCH_MESSAGE_MAX);
+        snprintf(ret_text, n_text, "%s (%zu bytes) does not fit into a launcher message of %zu bytes",
+                 parts[largest].what, parts[largest].n, LAUNCH_MESSAGE_MAX);
         return WORKER_E_TOO_LARGE;
 }

@@ -9,8 +9,8 @@
 #include "worker/internal.h"
 
 /*
- * The client against a launcher of this test's own: the other end of a socketpair, on the same reactor. What the client says
- * is written into `heard`, what its owner is told into `told`, one word a message.
+ * The client against a launcher of this test's own: the other end of a socketpair, on the same reactor. What the client
+ * says is written into `heard`, what its owner is told into `told`, one word a message.
  */
 
 #define OFFSETS_NONE ((const uint64_t[2]){ 0, 0 })
@@ -271,7 +271,8 @@ static Worker *on_listed(LauncherClient *client, const Id *attempt, uint32_t pid
 }
 
 static void on_spawned(Worker *w, uint64_t execed_at_us) {
-        told((Fixture *)w->userdata, "spawned %u at %llu pid %u\n", w->attempt.bytes[0], (unsigned long long)execed_at_us, w->pid);
+        told((Fixture *)w->userdata, "spawned %u at %llu pid %u\n", w->attempt.bytes[0],
+             (unsigned long long)execed_at_us, w->pid);
 }
 
 static void on_spawn_failed(Worker *w, const char *stage, int error, const char *text) {
@@ -327,7 +328,8 @@ static Id attempt_id(uint8_t n) {
 }
 
 static void fixture_init(Fixture *f) {
-        *f = (Fixture){ .auto_hello = true, .auto_list = true, .version = LAUNCH_VERSION, .version_min = LAUNCH_VERSION_MIN,
+        *f = (Fixture){ .auto_hello = true, .auto_list = true, .version = LAUNCH_VERSION,
+                        .version_min = LAUNCH_VERSION_MIN,
                         .generation = attempt_id(200), .stdin_fd = -1 };
         f->reactor = test_reactor_new(true);
         assert_int_equal(launcher_client_new(&f->client, f->reactor, &vtable, f, connect_launcher), 0);
@@ -372,8 +374,13 @@ static const char *const argv_true[] = { "/bin/true", NULL };
 static const char *const environment_home[] = { "HOME=/h", NULL };
 
 static Worker *spawn(Fixture *f, uint8_t n) {
-        const WorkerSpec spec = { .attempt = attempt_id(n), .agent = "x", .argv = argv_true, .environment = environment_home,
-                                  .stdin_data = "prompt", .n_stdin = 6, .uid = -1 };
+        const WorkerSpec spec = { .attempt = attempt_id(n),
+                                  .agent = "x",
+                                  .argv = argv_true,
+                                  .environment = environment_home,
+                                  .stdin_data = "prompt",
+                                  .n_stdin = 6,
+                                  .uid = -1 };
         char expected[64];
         Worker *w = NULL;
 
@@ -422,11 +429,24 @@ static void test_spawn(void **state) {
         const char *const argv[] = { "/bin/x", "-a", NULL }, *const environment[] = { "A=b", "C=", NULL };
         const char *const credentials[] = { "K=x.key", NULL }, *const read_only[] = { "/opt", NULL };
         const char *const files[] = { ".x/conf", "content", NULL }, *const require[] = { "landlock", NULL };
-        const WorkerSpec spec = { .attempt = attempt_id(1), .task = attempt_id(9), .agent = "x", .argv = argv,
-                                  .environment = environment, .credentials = credentials, .read_only = read_only,
-                                  .home_files = files, .require = require, .stdin_data = "the prompt", .n_stdin = 10,
-                                  .workspace = "/srv/w", .seccomp = "agent", .uid = 1000, .memory_max = 1 << 20, .pids_max = 5,
-                                  .cpu_percent = 50, .network = true };
+        const WorkerSpec spec = { .attempt = attempt_id(1),
+                                  .task = attempt_id(9),
+                                  .agent = "x",
+                                  .argv = argv,
+                                  .environment = environment,
+                                  .credentials = credentials,
+                                  .read_only = read_only,
+                                  .home_files = files,
+                                  .require = require,
+                                  .stdin_data = "the prompt",
+                                  .n_stdin = 10,
+                                  .workspace = "/srv/w",
+                                  .seccomp = "agent",
+                                  .uid = 1000,
+                                  .memory_max = 1 << 20,
+                                  .pids_max = 5,
+                                  .cpu_percent = 50,
+                                  .network = true };
         Fixture f;
         Worker *w = NULL;
         char data[32];
@@ -435,7 +455,8 @@ static void test_spawn(void **state) {
         assert_int_equal(launcher_spawn(f.client, &spec, &f, &w), WORKER_E_NOT_READY);
         fixture_start(&f);
         assert_int_equal(launcher_spawn(f.client, &spec, &f, &w), 0);
-        run_until_heard(&f, "SPAWN 1 /bin/x -a A=b C= K=x.key /opt landlock 1 600:.x/conf:content /srv/w agent 1000 1048576 5 50\n");
+        run_until_heard(&f, "SPAWN 1 /bin/x -a A=b C= K=x.key /opt landlock 1 600:.x/conf:content /srv/w agent 1000 "
+                            "1048576 5 50\n");
         /* The prompt is in a memfd that nobody can change, at its start. */
         assert_int_equal(fcntl(f.stdin_fd, F_GET_SEALS), F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL);
         assert_int_equal(read(f.stdin_fd, data, sizeof(data)), 10);
@@ -505,7 +526,9 @@ static void test_too_large(void **state) {
 static void test_large_stdin(void **state) {
         const size_t n = MIB(8) + 3;
         _cleanup_free_ char *data = malloc(n), *back = NULL;
-        WorkerSpec spec = { .attempt = attempt_id(1), .agent = "x", .argv = argv_true, .environment = environment_home, .uid = -1 };
+        WorkerSpec spec = {
+                .attempt = attempt_id(1), .agent = "x", .argv = argv_true, .environment = environment_home, .uid = -1
+        };
         Fixture f;
         Worker *w;
         size_t n_back;

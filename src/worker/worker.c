@@ -4,8 +4,8 @@
 
 /*
  * One attempt that the launcher holds. What the launcher says about an attempt that nobody here knows (its task is long
- * ended, or a FORGET was lost with a connection) is answered so that it goes away: a live one is killed, its output acknowledged
- * unread, its exit record forgotten.
+ * ended, or a FORGET was lost with a connection) is answered so that it goes away: a live one is killed, its output
+ * acknowledged unread, its exit record forgotten.
  */
 
 Worker *worker_find(LauncherClient *client, const Id *attempt) {
@@ -71,7 +71,8 @@ int launcher_spawn(LauncherClient *client, const WorkerSpec *spec, void *userdat
         return 0;
 }
 
-int worker_adopt(LauncherClient *client, const Id *attempt, const uint64_t offset[static 2], void *userdata, Worker **ret_worker) {
+int worker_adopt(LauncherClient *client, const Id *attempt, const uint64_t offset[static 2], void *userdata,
+                 Worker **ret_worker) {
         Worker *w;
         int r;
 

@@ -1,10 +1,10 @@
 #pragma once
 
 /*
- * worker: the router's side of the launcher protocol (base/launch.h). A LauncherClient owns the connection: it says HELLO
- * and LIST, then spawns, kills, acknowledges and forgets attempts. A connection that is lost is made again (the connected
- * socket comes from `connect`, since the confined reactor can't make one by itself on the ring); workers stay known across
- * it. A Worker is one attempt that the launcher holds.
+ * worker: the router's side of the launcher protocol (base/launch.h). A LauncherClient owns the connection: it says
+ * HELLO and LIST, then spawns, kills, acknowledges and forgets attempts. A connection that is lost is made again (the
+ * connected socket comes from `connect`, since the confined reactor can't make one by itself on the ring); workers stay
+ * known across it. A Worker is one attempt that the launcher holds.
  *
  * Flow: launcher_spawn() → on_spawned | on_spawn_failed; on_output … → the owner commits and then calls worker_acked();
  * on_exited (after the last output) → the owner commits and then calls worker_forget(), which ends the Worker.
@@ -73,11 +73,12 @@ struct Worker {
 
 struct LauncherVtable {
         /*
-         * LIST is complete. For each attempt that the launcher holds, on_listed was called before; workers that the owner knows but the
-         * launcher does not are gone (lost). generation tells whether it is the same launcher as before.
+         * LIST is complete. For each attempt that the launcher holds, on_listed was called before; workers that the
+         * owner knows but the launcher does not are gone (lost). generation tells whether it is the same launcher as
+         * before.
          */
         void (*on_ready)(LauncherClient *client, const Id *generation);
-        /* An attempt that the launcher holds: return its Worker (made by worker_adopt()) or NULL to have it killed and forgotten. */
+        /* An attempt that the launcher holds: its Worker (by worker_adopt()), or NULL to have it killed and forgotten. */
         Worker *(*on_listed)(LauncherClient *client, const Id *attempt, uint32_t pid);
         void (*on_spawned)(Worker *worker, uint64_t execed_at_us);
         /* The worker is ended and freed after the call. */
@@ -86,7 +87,8 @@ struct LauncherVtable {
         void (*on_output)(Worker *worker, unsigned stream, uint64_t offset, const uint8_t *data, size_t n);
         void (*on_exited)(Worker *worker, const WorkerExit *exit);
         /*
-         * The connection is lost, or could not be made; it is retried. Called once an outage, and again where the reason changes:
+         * The connection is lost, or could not be made; it is retried. Called once an outage, and again where the
+         * reason changes:
          * -EPROTONOSUPPORT where launcher and router share no version, -EBADMSG where the launcher broke the protocol.
          */
         void (*on_lost)(LauncherClient *client, int error);
@@ -112,7 +114,7 @@ const char *const *launcher_client_absent(const LauncherClient *client);
 enum {
         _WORKER_E_SUCCESS,
         WORKER_E_NOT_READY,             /* no launcher now */
-        WORKER_E_TOO_LARGE,             /* the specification does not fit a message: launcher_client_too_large() says what */
+        WORKER_E_TOO_LARGE,             /* the message has no room for it: launcher_client_too_large() says what */
         WORKER_E_BUSY,                  /* the socket's queue is full: try again after on_drain */
 };
 
@@ -121,7 +123,8 @@ int launcher_spawn(LauncherClient *client, const WorkerSpec *spec, void *userdat
 /* What did not fit, after WORKER_E_TOO_LARGE: one sentence, valid until the next launcher_spawn(). */
 const char *launcher_client_too_large(const LauncherClient *client);
 /* A Worker for an attempt found in the LIST; output starts at these committed offsets. */
-int worker_adopt(LauncherClient *client, const Id *attempt, const uint64_t offset[static 2], void *userdata, Worker **ret_worker) _must_check_;
+int worker_adopt(LauncherClient *client, const Id *attempt, const uint64_t offset[static 2], void *userdata,
+                 Worker **ret_worker) _must_check_;
 void worker_kill(Worker *worker, uint32_t grace_ms);
 /* Everything before offset is durable. */
 void worker_acked(Worker *worker, unsigned stream, uint64_t offset);
