@@ -287,17 +287,20 @@ int api_task_get(Request *q) {
         int r;
 
         if (request_query(q, "include", &include)) {
-                for (char *save = NULL, *s = strtok_r(include, ",", &save); s; s = strtok_r(NULL, ",", &save))
-                        if (streq(s, "transcript"))
+                for (const char *p = include; *p; p += *p == ',') {
+                        size_t n = strcspn(p, ",");
+                        if (n == 10 && strncmp(p, "transcript", n) == 0)
                                 q->with_transcript = true;
-                        else if (streq(s, "prompt"))
+                        else if (n == 6 && strncmp(p, "prompt", n) == 0)
                                 q->with_prompt = true;
-                        else if (streq(s, "raw"))
+                        else if (n == 3 && strncmp(p, "raw", n) == 0)
                                 q->with_raw = q->with_transcript = true;
                         else {
                                 request_problem(q, 400, NULL, "include: expected transcript, prompt or raw");
                                 return 0;
                         }
+                        p += n;
+                }
         }
         r = load_visible(q, STORE_TASK_RESULT | (q->with_prompt ? STORE_TASK_PROMPT : 0), &task);
         if (r == STORE_E_NOT_FOUND) {

@@ -124,6 +124,10 @@ static void run_log(const SchedRun *run, int level, const char *message_id, cons
 
 /* ---- time ---- */
 
+static double seconds_between(uint64_t from_us, uint64_t to_us) {
+        return to_us > from_us ? (double)(to_us - from_us) / 1e6 : 0;
+}
+
 static void run_stop_worker(SchedRun *run) {
         if (run->worker && (run->phase == RUN_SPAWNING || run->phase == RUN_RUNNING))
                 worker_kill(run->worker, run->grace_ms);
@@ -262,7 +266,7 @@ int run_start(SchedTask *task) {
         run->record->not_before_us = 0;
         if (!run->record->started_us) {
                 run->record->started_us = run->attempt->started_us;
-                metric_observe(s->metrics.queue_wait, (double)(run->record->started_us - MIN(run->record->started_us, run->record->created_us)) / 1e6);
+                metric_observe(s->metrics.queue_wait, seconds_between(run->record->created_us, run->record->started_us));
         }
         run->record->cancel_requested = task->cancel_requested;
 
@@ -362,7 +366,7 @@ static int run_write_end(SchedRun *run, RunEnd *end) {
         metric_add(metric_get(s->metrics.attempts, end->outcome), 1);
         if (task_state_is_final(run->next))
                 metric_add(metric_get(s->metrics.finished, task_state_name(run->next)), 1);
-        metric_observe(s->metrics.duration, (double)(run->attempt->finished_us - MIN(run->attempt->finished_us, run->attempt->started_us)) / 1e6);
+        metric_observe(s->metrics.duration, seconds_between(run->attempt->started_us, run->attempt->finished_us));
         run->dirty = true;
         run_commit(run);
         return 0;
@@ -764,7 +768,7 @@ static void on_spawned(Worker *worker, uint64_t execed_at_us) {
         run->phase = RUN_RUNNING;
         run->attempt->execed_us = clock_realtime_us() - (now_us - MIN(now_us, execed_at_us));
         if (run->picked_us)
-                metric_observe(run->sched->metrics.latency, (double)(execed_at_us - MIN(execed_at_us, run->picked_us)) / 1e6);
+                metric_observe(run->sched->metrics.latency, seconds_between(run->picked_us, execed_at_us));
         adapter_command_free(run->command);
         run->command = NULL;
         run_arm(run);

@@ -22,7 +22,7 @@ TOP_LEVEL = set('meson.build meson_options.txt src units seccomp scripts polkit 
                 'CONTRIBUTING.md NEWS.md LICENSE'.split())
 
 # A layer may use those before it, but for what it must not know of; the two programs at the end stand alone.
-LAYERS = 'base reactor proto store policy auth adapter worker sched telemetry api daemon'.split()
+LAYERS = 'base reactor proto store policy auth adapter worker telemetry sched api daemon'.split()
 DOES_NOT_KNOW = {
     'proto': {'reactor'},
     'store': {'proto'}, 'policy': {'proto', 'reactor'}, 'auth': {'proto'}, 'adapter': {'proto', 'reactor'},
@@ -270,12 +270,12 @@ def message_ids_are_used():
 def routes_are_in_the_openapi_document():
     need(r'src/api/route\.c', 'src/api/route.c')
     need(r'src/api/openapi\.json', 'src/api/openapi.json')
-    routes = set(re.findall(r'\{\s*HTTP_([A-Z]+),\s*"([^"]+)"', blank(text('src/api/route.c'), False)))
+    routes = set(re.findall(r'\{\s*(?:HTTP|API)_([A-Z]+),\s*"([^"]+)"', blank(text('src/api/route.c'), False)))
     methods = {'get', 'put', 'post', 'delete', 'options', 'head', 'patch', 'trace'}
     document = {(method.upper(), path) for path, item in json.loads(text('src/api/openapi.json'))['paths'].items()
                 for method in item if method in methods}
     if not routes:
-        yield 'src/api/route.c: no line of the form { HTTP_GET, "/path"'
+        yield 'src/api/route.c: no line of the form { API_GET, "/path"'
     for method, path in sorted(routes - document):
         yield f'src/api/openapi.json: {method} {path} is missing'
     for method, path in sorted(document - routes):
