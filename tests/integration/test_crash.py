@@ -87,7 +87,7 @@ def test_no_acknowledged_task_is_lost(it):
 
     stored, cursor = {}, ''
     while cursor is not None:
-        page = client.tasks(limit=1000, **({'cursor': cursor} if cursor else {}))
+        page = client.tasks(limit=500, **({'cursor': cursor} if cursor else {}))
         for task in page['tasks']:
             stored.setdefault(task['labels']['name'], []).append(task['id'])
         cursor = page['next_cursor']
