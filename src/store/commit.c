@@ -227,6 +227,7 @@ int store_begin(Store *store) {
                         return error_fold(r);
                 store->txn_open = true;
                 store->space_is_low = store_space_is_low(store);
+                defer_schedule(&store->tick);
         }
         r = store_run(store, STMT_SAVEPOINT, "SAVEPOINT request");
         if (r)
@@ -234,7 +235,6 @@ int store_begin(Store *store) {
         store->in_request = true;
         store->request_error = 0;
         memset(store->request_counts, 0, sizeof(store->request_counts));
-        defer_schedule(&store->tick);
         return 0;
 }
 

@@ -9,7 +9,7 @@ typedef struct File {
         sqlite3_file base;
         StoreVfs *vfs;
         StoreVfsFile kind;
-        max_align_t real[];
+        sqlite3_file real[];            /* the real VFS's, which is larger: as much as it asked for */
 } File;
 
 static StoreVfsHook vfs_hook;
@@ -25,7 +25,7 @@ int store_vfs_call_hook(StoreVfsCall call, StoreVfsFile file, const void *data, 
 }
 
 static sqlite3_file *file_real(sqlite3_file *base) {
-        return (sqlite3_file *)container_of(base, File, base)->real;
+        return container_of(base, File, base)->real;
 }
 
 static int file_close(sqlite3_file *base) {
