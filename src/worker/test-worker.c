@@ -693,7 +693,7 @@ static void test_reconnect(void **state) {
         unheard = spawn(&f, 2);
         say_output(&f, &one, 1, 0, "abc");
         run_until_told(&f, "output 1 1 0 3\n");
-        /* What is said while the connection is away is said again: in the order acknowledged, then killed. */
+        /* What is said while the connection is away is said again. */
         f.listed[0] = &one;
         f.listed[1] = &two;
         f.listed_execed_at = 8;
@@ -702,20 +702,26 @@ static void test_reconnect(void **state) {
         worker_acked(w, 1, 3);
         worker_kill(w, 250);
         test_run_until(f.reactor, launcher_client_is_ready(f.client));
-        run_until_heard(&f, "HELLO\nLIST\nACK 1 stdout 3\nKILL 1 250\n");
+        run_until_heard(&f, "HELLO\nLIST\nKILL 1 250\n");
         /* The second's SPAWNED got lost with the connection: LISTED tells. */
         run_until_told(&f, "listed 1\nlisted 2\nspawned 2 at 8 pid 42\nready 200\n");
         assert_true(w->listed && unheard->listed);
         assert_ptr_equal(worker_find(f.client, &one), w);
+        /* An acknowledgement that got lost is said as what it is about comes again, and of no more than that. */
+        say_output(&f, &one, 1, 0, "ab");
+        say_output(&f, &one, 1, 2, "cd");
+        run_until_told(&f, "output 1 1 3 1\n");
+        worker_acked(w, 1, 4);
+        run_until_heard(&f, "ACK 1 stdout 2\nACK 1 stdout 3\nACK 1 stdout 4\n");
         /* An exit record that was known already is not told again. */
-        say_exited(&f, &one, 0, 3);
+        say_exited(&f, &one, 0, 4);
         run_until_told(&f, "exited 1 0\n");
         reconnect(&f);
         run_until_told(&f, "lost\nlisted 1\nlisted 2\nready 200\n");
-        say_exited(&f, &one, 0, 3);
+        say_exited(&f, &one, 0, 4);
         say_output(&f, &two, 1, 0, "x");
         run_until_told(&f, "output 2 1 0 1\n");
-        run_until_heard(&f, "HELLO\nLIST\nACK 1 stdout 3\n");
+        run_until_heard(&f, "HELLO\nLIST\n");
         fixture_deinit(&f);
 }
 
@@ -748,7 +754,7 @@ static void test_adopt(void **state) {
         f.adopt_offset[0] = 100;
         launcher_client_start(f.client);
         run_until_told(&f, "listed 2\nlisted 1\nready 200\n");
-        run_until_heard(&f, "HELLO\nLIST\nKILL 2 0\nACK 1 stdout 100\n");
+        run_until_heard(&f, "HELLO\nLIST\nKILL 2 0\n");
         w = worker_find(f.client, &known);
         assert_non_null(w);
         assert_int_equal(w->pid, 42);
@@ -756,6 +762,7 @@ static void test_adopt(void **state) {
         say_output(&f, &known, 1, 98, "xyz");
         run_until_told(&f, "output 1 1 100 1\n");
         assert_memory_equal(f.output[0], "z", 1);
+        run_until_heard(&f, "ACK 1 stdout 100\n");
         /* The unknown one's output makes room, and its record is dropped. */
         say_output(&f, &unknown, 2, 5, "abc");
         say_exited(&f, &unknown, 0, 0);

@@ -92,14 +92,22 @@ void worker_kill(Worker *w, uint32_t grace_ms) {
                 client_say(w->client, LAUNCH_KILL, &w->attempt, 0, 0, grace_ms);
 }
 
-void worker_acked(Worker *w, unsigned stream, uint64_t offset) {
-        uint64_t *acked = &w->acked[stream - 1];
+/*
+ * A new connection brings again what was not acknowledged on the last one, durable here or not. An acknowledgement is
+ * about what came by this connection: the launcher takes one of what it has not sent for a confused peer.
+ */
+static void worker_say_ack(Worker *w, unsigned stream) {
+        uint64_t offset = MIN(w->acked[stream - 1], w->seen[stream - 1]);
 
-        if (offset <= *acked)
+        if (w->client->state != CLIENT_READY || offset <= w->said[stream - 1])
                 return;
-        *acked = offset;
-        if (w->client->state == CLIENT_READY)
-                client_say(w->client, LAUNCH_ACK, &w->attempt, stream, offset, 0);
+        w->said[stream - 1] = offset;
+        client_say(w->client, LAUNCH_ACK, &w->attempt, stream, offset, 0);
+}
+
+void worker_acked(Worker *w, unsigned stream, uint64_t offset) {
+        w->acked[stream - 1] = MAX(w->acked[stream - 1], offset);
+        worker_say_ack(w, stream);
 }
 
 void worker_forget(Worker *w) {
@@ -136,10 +144,9 @@ int worker_on_listed(LauncherClient *client, const Message *m, int *fds, size_t 
         }
         w->listed = true;
         worker_take_process(w, m, fds, n_fds);
+        for (unsigned i = 0; i < ELEMENTSOF(w->seen); i++)
+                w->seen[i] = w->said[i] = 0;
         /* What was said into a connection that broke may never have arrived. */
-        for (unsigned i = 0; i < ELEMENTSOF(w->acked); i++)
-                if (w->acked[i])
-                        client_say(client, LAUNCH_ACK, &w->attempt, i + 1, w->acked[i], 0);
         if (w->killing && !w->exited)
                 client_say(client, LAUNCH_KILL, &w->attempt, 0, 0, w->grace_ms);
         if (m->execed_at)
@@ -186,6 +193,8 @@ int worker_on_output(LauncherClient *client, const Message *m, int *fds, size_t 
         uint64_t *offset = &w->offset[m->stream - 1];
         if (m->offset > *offset)
                 return error_origin(-EBADMSG); /* bytes are missing */
+        w->seen[m->stream - 1] = MAX(w->seen[m->stream - 1], end);
+        worker_say_ack(w, m->stream);
         if (end <= *offset)
                 return 0; /* sent again after a reconnect, and known */
         skip = *offset - m->offset;

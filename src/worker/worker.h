@@ -64,6 +64,8 @@ struct Worker {
         void *userdata;                 /* the owner's */
         uint64_t offset[2];             /* next byte expected, stdout and stderr */
         uint64_t acked[2];              /* everything before is durable here */
+        uint64_t seen[2];               /* what this connection has brought ends here */
+        uint64_t said[2];               /* acknowledged on this connection */
         uint32_t grace_ms;              /* of the kill */
         bool killing;                   /* said again after a reconnect */
         bool spawned;
