@@ -7,8 +7,8 @@
  */
 
 #include <liburing.h>
-#include <stdio.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "base/error.h"
 #include "base/fd.h"
@@ -19,6 +19,8 @@
 #define RING_N_SUBMISSIONS 256
 #define RING_N_COMPLETIONS 2048
 #define RING_BUFFER_GROUP 0
+/* The kernel is out of memory: asking again at once would only take it more time. */
+#define RING_BUSY_PAUSE_NS 1000000
 
 struct Ring {
         struct io_uring uring;
@@ -285,6 +287,7 @@ int ring_wait(Ring *ring, uint64_t timeout_us) {
                 if (!ring->said_busy)
                         log_warning("io_uring takes no submissions for the moment (%s); trying again", strerror(-r));
                 ring->said_busy = true;
+                clock_nanosleep(CLOCK_MONOTONIC, 0, &(struct timespec){ .tv_nsec = RING_BUSY_PAUSE_NS }, NULL);
                 return RING_E_BUSY;
         }
         if (r < 0 && r != -ETIME && r != -EINTR)

@@ -7,6 +7,7 @@
 #include <linux/io_uring.h>
 #include <linux/seccomp.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -254,6 +255,39 @@ static void test_pidfd(void **state) {
         assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 7);
 }
 
+/* What would be used after its end is found at once, also in a release. */
+static void test_free_with_something_in_flight(void **state) {
+        reactor_free(test_reactor_new(false));  /* or skipped here, not in the child */
+        for (unsigned kind = 0; kind < 3; kind++) {
+                int status;
+                pid_t pid = fork();
+
+                assert_true(pid >= 0);
+                if (pid == 0) {
+                        Reactor *reactor = test_reactor_new(false);
+                        TestTimer timer = {};
+                        TestDefer defer = {};
+                        TestOp op;
+
+                        fd_close(STDERR_FILENO);
+                        timer_init(&timer.timer, reactor, test_timer_fn);
+                        defer_init(&defer.defer, reactor, test_defer_fn);
+                        test_op_init(&op, reactor);
+                        if (kind == 0)
+                                op_poll(&op.op, STDIN_FILENO, POLLIN, false);
+                        else if (kind == 1)
+                                timer_set(&timer.timer, UINT64_MAX);
+                        else
+                                defer_schedule(&defer.defer);
+                        signal(SIGABRT, SIG_DFL);
+                        reactor_free(reactor);
+                        _exit(0);
+                }
+                assert_int_equal(waitpid(pid, &status, 0), pid);
+                assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+        }
+}
+
 static void test_exit_timer_fn(Timer *timer) {
         reactor_exit(timer->reactor, 42);
 }
@@ -356,6 +390,7 @@ int main(void) {
                 cmocka_unit_test(test_multishot_poll),
                 cmocka_unit_test(test_file_operations),
                 cmocka_unit_test(test_pidfd),
+                cmocka_unit_test(test_free_with_something_in_flight),
                 cmocka_unit_test(test_run_and_exit),
                 cmocka_unit_test(test_restrictions),
                 cmocka_unit_test(test_refused),

@@ -283,6 +283,61 @@ static void test_shutdown_after_drain(void **state) {
         free(e);
 }
 
+/* More comes in one tick than the buffers hold: streams left out are armed again, and all get their bytes. */
+static void test_buffers_run_out(void **state) {
+        enum { N = 20, SIZE = 60000 };
+        _cleanup_(reactor_freep) Reactor *reactor = NULL;
+        static End *ends[N];
+        static uint8_t data[SIZE];
+        uint64_t random = 1;
+        size_t n_received = 0, n_closed = 0;
+        int peers[N];
+
+        test_configure(&(RingSimOptions){ .seed = 1 });
+        reactor = test_reactor_new(true);
+        for (size_t i = 0; i < N; i++) {
+                int fds[2];
+
+                assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+                ends[i] = end_new(reactor, fds[0], &random);
+                ends[i]->peer = ends[i];
+                ends[i]->sent = ends[i]->to_send = 0;
+                ends[i]->shut = true;
+                peers[i] = fds[1];
+                stream_resume(&ends[i]->stream);
+        }
+        assert_int_equal(reactor_tick(reactor, 0), 0);
+        for (unsigned round = 0; round < 3; round++) {
+                for (size_t i = 0; i < N; i++) {
+                        for (size_t k = 0; k < SIZE; k++)
+                                data[k] = end_byte(ends[i]->key, ends[i]->sent + k);
+                        ends[i]->sent += SIZE;
+                        ends[i]->to_send += SIZE;
+                        assert_int_equal(write(peers[i], data, SIZE), SIZE);
+                }
+                while (n_received < (size_t)N * SIZE * (round + 1)) {
+                        n_received = 0;
+                        assert_int_equal(reactor_tick(reactor, USEC_PER_SEC), 0);
+                        for (size_t i = 0; i < N; i++)
+                                n_received += ends[i]->received;
+                }
+        }
+        if (reactor_features(reactor)->multishot_recv)
+                assert_true(reactor_stats(reactor)->n_enobufs > 0);
+        for (size_t i = 0; i < N; i++) {
+                end_close(ends[i]);
+                close(peers[i]);
+        }
+        while (n_closed < N) {
+                n_closed = 0;
+                assert_int_equal(reactor_tick(reactor, USEC_PER_SEC), 0);
+                for (size_t i = 0; i < N; i++)
+                        n_closed += ends[i]->closed;
+        }
+        for (size_t i = 0; i < N; i++)
+                free(ends[i]);
+}
+
 static void test_resets(void **state) {
         for (uint64_t seed = 0; seed < N_SEEDS; seed++) {
                 RingSimOptions options = RING_SIM_LIVELY(seed);
@@ -295,6 +350,7 @@ static void test_resets(void **state) {
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_shutdown_after_drain),
+                cmocka_unit_test(test_buffers_run_out),
                 cmocka_unit_test(test_quiet_ring),
                 cmocka_unit_test(test_every_byte_once),
                 cmocka_unit_test(test_close_anywhere),
