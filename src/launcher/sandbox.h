@@ -1,0 +1,61 @@
+#pragma once
+
+/*
+ * sandbox: the child's half of a spawn, in the order that holds: (namespaces and cgroup by clone3) → paths and home with the
+ * task's own rights → mounts, pivot_root → capabilities and ids dropped for good, no_new_privs → rlimits → Landlock →
+ * descriptors → fork of the agent → seccomp → execve. What remains is init (pid 1) and the agent.
+ *
+ * The report pipe carries at most one Failure and one ready mark; it closes on execve. The status pipe is init's.
+ */
+
+#include "launcher/caps.h"
+#include "launcher/config.h"
+#include "launcher/failure.h"
+#include "launcher/seccomp.h"
+#include "launcher/spec.h"
+#include "launcher/view.h"
+
+/* Limits of every task beside those of its cgroup. */
+#define SANDBOX_NOFILE_SOFT 8192        /* Node and git are content with 1024; room for test runners */
+#define SANDBOX_NOFILE_HARD 65536
+#define SANDBOX_FSIZE_MAX (UINT64_C(16) << 30)  /* one file; a runaway log must not fill the disk alone */
+/*
+ * Processes where no cgroup counts them. In a user namespace the kernel counts each namespace by itself, so pids_max holds
+ * as it is; else a limit is the user's over all its tasks, and only guards the machine.
+ */
+#define SANDBOX_NPROC_SHARED 16384
+
+typedef struct Sandbox Sandbox;
+
+/* The record that an agent which stands before its execve writes, and a failure of any stage. */
+enum {
+        SANDBOX_REPORT_READY = 1,
+        SANDBOX_REPORT_FAILED,
+};
+
+typedef struct SandboxReport {
+        uint32_t kind;
+        Failure failure;
+} SandboxReport;
+
+/* Everything borrowed from the launcher; the child has its own copy of the memory. */
+struct Sandbox {
+        Spec *spec;
+        const Config *config;
+        const Caps *caps;
+        const View *view;
+        const SeccompFilter *filter;
+        const char *tasks_path;
+        uid_t uid;
+        uint32_t pids_max;
+        bool pids_counted;      /* by the cgroup */
+        const sigset_t *signals; /* mask to restore for the agent */
+        int stdin_fd;           /* -1: /dev/null */
+        int stdout_fd;
+        int stderr_fd;
+        int report_fd;
+        int status_fd;
+};
+
+/* In the child of clone3. Never returns. */
+_noreturn_ void sandbox_run(Sandbox *s);
