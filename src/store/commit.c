@@ -137,9 +137,11 @@ static int store_commit(Store *store) {
         int code;
 
         code = sqlite3_exec(store->db, "COMMIT", NULL, NULL, NULL);
+        if (code == SQLITE_OK)
+                code = store_vfs_flush(store->vfs);
         if (code != SQLITE_OK) {
                 store_fail(store, "a commit to %s failed (%s): %s, then restart the service", store->path,
-                           sqlite3_errmsg(store->db), code == SQLITE_FULL ? "free some space" : "look at the disk");
+                           sqlite3_errstr(code), (code & 0xff) == SQLITE_FULL ? "free some space" : "look at the disk");
                 return error_origin(-EIO);
         }
         store->txn_open = false;

@@ -263,7 +263,7 @@ static void sim_run(Sim *sim, Fixture *f, unsigned seed, size_t n_cuts, StoreVfs
         f->store->wal_soft = KIB(120);
         f->store->wal_hard = KIB(200);
         n_checkpoints = store_stats(f->store)->n_checkpoints;
-        sim->cut_one_in = 40;
+        sim->cut_one_in = 12;
         for (size_t i = 0; i < N_CLIENTS; i++) {
                 sim->clients[i].sim = sim;
                 client_insert(&sim->clients[i]);
@@ -299,7 +299,7 @@ static void sim_run(Sim *sim, Fixture *f, unsigned seed, size_t n_cuts, StoreVfs
 static void test_power_cuts(void **state) {
         _cleanup_free_ Sim *sim = malloc(sizeof(*sim));
 
-        for (unsigned seed = 1; seed <= 3; seed++) {
+        for (unsigned seed = 1; seed <= 2; seed++) {
                 sim_run(sim, *state, seed, 80, STORE_VFS_OTHER);
                 assert_true(sim->n_cuts > 50);
                 assert_int_equal(sim->n_refused, 0);

@@ -4,11 +4,22 @@
 #include "base/error.h"
 #include "store/vfs.h"
 
+/* 31 frames: a few system calls for the largest batches, and small beside the page cache. */
+#define GATHER_MAX KIB(128)
+
+/* Writes to the WAL that were asked for and not made yet: n bytes at offset. */
+typedef struct StoreVfsGather {
+        uint64_t offset;
+        size_t n;
+        uint8_t data[GATHER_MAX];
+} StoreVfsGather;
+
 /* One open file: ours, followed in the same allocation (SQLite makes it, szOsFile bytes) by the real VFS's. */
 typedef struct File {
         sqlite3_file base;
         StoreVfs *vfs;
         StoreVfsFile kind;
+        StoreVfsGather *gather;         /* of the WAL */
         sqlite3_file real[];            /* the real VFS's, which is larger: as much as it asked for */
 } File;
 
@@ -28,28 +39,74 @@ static sqlite3_file *file_real(sqlite3_file *base) {
         return container_of(base, File, base)->real;
 }
 
+static int real_write(File *file, const void *data, size_t n, uint64_t offset) {
+        int r = store_vfs_call_hook(STORE_VFS_WRITE, file->kind, data, n, offset);
+
+        return r ? r : file->real->pMethods->xWrite(file->real, data, (int)n, (sqlite3_int64)offset);
+}
+
+static int file_flush(File *file) {
+        StoreVfsGather *g = file->gather;
+        size_t n;
+
+        if (!g || g->n == 0)
+                return SQLITE_OK;
+        n = g->n;
+        g->n = 0;
+        return real_write(file, g->data, n, g->offset);
+}
+
+int store_vfs_flush(StoreVfs *vfs) {
+        return vfs->wal ? file_flush(container_of(vfs->wal, File, base)) : SQLITE_OK;
+}
+
+/* What is still gathered belongs to no commit. */
 static int file_close(sqlite3_file *base) {
-        return file_real(base)->pMethods->xClose(file_real(base));
+        File *file = container_of(base, File, base);
+
+        if (file->vfs->wal == base)
+                file->vfs->wal = NULL;
+        free(file->gather);
+        file->gather = NULL;
+        return file->real->pMethods->xClose(file->real);
 }
 
 static int file_read(sqlite3_file *base, void *data, int n, sqlite3_int64 offset) {
         File *file = container_of(base, File, base);
-        int r = store_vfs_call_hook(STORE_VFS_READ, file->kind, NULL, (size_t)n, (uint64_t)offset);
+        int r = file_flush(file);
 
-        return r ? r : file_real(base)->pMethods->xRead(file_real(base), data, n, offset);
+        if (!r)
+                r = store_vfs_call_hook(STORE_VFS_READ, file->kind, NULL, (size_t)n, (uint64_t)offset);
+        return r ? r : file->real->pMethods->xRead(file->real, data, n, offset);
 }
 
 static int file_write(sqlite3_file *base, const void *data, int n, sqlite3_int64 offset) {
         File *file = container_of(base, File, base);
-        int r = store_vfs_call_hook(STORE_VFS_WRITE, file->kind, data, (size_t)n, (uint64_t)offset);
+        StoreVfsGather *g = file->gather;
+        int r;
 
-        return r ? r : file_real(base)->pMethods->xWrite(file_real(base), data, n, offset);
+        if (!g)
+                return real_write(file, data, (size_t)n, (uint64_t)offset);
+        if (g->n > 0 && (g->offset + g->n != (uint64_t)offset || g->n + (size_t)n > GATHER_MAX)) {
+                r = file_flush(file);
+                if (r)
+                        return r;
+        }
+        if ((size_t)n > GATHER_MAX)
+                return real_write(file, data, (size_t)n, (uint64_t)offset);
+        if (g->n == 0)
+                g->offset = (uint64_t)offset;
+        memcpy(g->data + g->n, data, (size_t)n);
+        g->n += (size_t)n;
+        return SQLITE_OK;
 }
 
 static int file_truncate(sqlite3_file *base, sqlite3_int64 size) {
         File *file = container_of(base, File, base);
-        int r = store_vfs_call_hook(STORE_VFS_TRUNCATE, file->kind, NULL, 0, (uint64_t)size);
+        int r = file_flush(file);
 
+        if (!r)
+                r = store_vfs_call_hook(STORE_VFS_TRUNCATE, file->kind, NULL, 0, (uint64_t)size);
         return r ? r : file_real(base)->pMethods->xTruncate(file_real(base), size);
 }
 
@@ -67,7 +124,9 @@ static int file_sync(sqlite3_file *base, int flags) {
                 return SQLITE_OK;
 
         started_us = clock_monotonic_us();
-        r = store_vfs_call_hook(STORE_VFS_SYNC, file->kind, NULL, 0, 0);
+        r = file_flush(file);
+        if (!r)
+                r = store_vfs_call_hook(STORE_VFS_SYNC, file->kind, NULL, 0, 0);
         if (!r)
                 r = file_real(base)->pMethods->xSync(file_real(base), flags);
         if (file->kind == STORE_VFS_WAL) {
@@ -78,6 +137,10 @@ static int file_sync(sqlite3_file *base, int flags) {
 }
 
 static int file_size(sqlite3_file *base, sqlite3_int64 *ret_size) {
+        int r = file_flush(container_of(base, File, base));
+
+        if (r)
+                return r;
         return file_real(base)->pMethods->xFileSize(file_real(base), ret_size);
 }
 
@@ -128,6 +191,7 @@ static int vfs_open(sqlite3_vfs *base, const char *name, sqlite3_file *opened, i
 
         file->base.pMethods = NULL;
         file->vfs = vfs;
+        file->gather = NULL;
         file->kind = flags & SQLITE_OPEN_MAIN_DB ? STORE_VFS_DATABASE :
                      flags & SQLITE_OPEN_WAL ? STORE_VFS_WAL : STORE_VFS_OTHER;
         r = store_vfs_call_hook(STORE_VFS_OPEN, file->kind, NULL, 0, 0);
@@ -136,6 +200,11 @@ static int vfs_open(sqlite3_vfs *base, const char *name, sqlite3_file *opened, i
         if (r)
                 return r;
         file->base.pMethods = &file_methods;
+        if (file->kind == STORE_VFS_WAL) {
+                /* Without memory for it, each write is made at once. */
+                file->gather = calloc(1, sizeof(*file->gather));
+                vfs->wal = opened;
+        }
         return SQLITE_OK;
 }
 

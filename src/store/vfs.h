@@ -1,12 +1,15 @@
 #pragma once
 
 /*
- * StoreVfs: a shim over SQLite's default VFS. Everything is passed through, but for two things:
+ * StoreVfs: a shim over SQLite's default VFS. Everything is passed through, but for three things:
  *
  * - While `checkpointing` is set, xSync of the database is not done but remembered in `owes_sync`: commit.c syncs the
  *   database on the ring afterwards, before the next commit could overwrite the WAL (platform.md: a checkpoint's own
  *   sync holds the thread for 8–26 ms). xSync of the WAL is skipped then too where `wal_is_durable` says that the ring
  *   has synced all of it already.
+ * - Writes to the WAL that follow each other (SQLite makes two a page) are gathered and made at once: when the buffer is
+ *   full, before anything else is asked of the file, and by store_vfs_flush(), which a commit must call: until then it is
+ *   not in the file.
  * - Files have I/O methods of version 1, without shared memory: WAL then works only with locking_mode=EXCLUSIVE, whose
  *   index is heap memory. No -shm file is ever made, and no second process gets in.
  *
@@ -46,6 +49,7 @@ struct StoreVfs {
         sqlite3_vfs *real;
         char name[32];
 
+        sqlite3_file *wal;              /* open, or NULL */
         bool checkpointing;
         bool wal_is_durable;
         bool owes_sync;
@@ -59,6 +63,9 @@ int store_vfs_new(StoreVfs **ret_vfs) _must_check_;
 /* No connection may use it any more. */
 StoreVfs *store_vfs_free(StoreVfs *vfs);
 DEFINE_CLEANUP(StoreVfs, store_vfs_free);
+
+/* Writes what was gathered for the WAL: an SQLite result. */
+int store_vfs_flush(StoreVfs *vfs) _must_check_;
 
 /* For tests: sees the calls of every store from now on; NULL: none. */
 void store_vfs_set_hook(StoreVfsHook hook, void *userdata);
