@@ -1,0 +1,60 @@
+# bash completion of agent-routerctl. Installed as /usr/share/bash-completion/completions/agent-routerctl.
+
+# The words of a column of a table, for ids and names; nothing where there is no router.
+_agent_routerctl_column() {
+        agent-routerctl "${@:2}" 2>/dev/null </dev/null | awk -v column="$1" 'NR > 1 { print $column }'
+}
+
+_agent_routerctl() {
+        local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} verb='' word='' skip=0 i
+        local common='--json --socket --url --key-file --help'
+        local verbs='submit get list cancel follow key status agents doctor'
+        local states='queued delayed running succeeded failed cancelled timed_out dead'
+        COMPREPLY=()
+
+        # The verb: the first word that is no option, and no option's value.
+        for ((i = 1; i < COMP_CWORD; i++)); do
+                word=${COMP_WORDS[i]}
+                if ((skip)); then skip=0; continue; fi
+                case $word in
+                        --socket|--url|--key-file) skip=1 ;;
+                        -*) ;;
+                        *) if [[ $verb == key ]]; then verb="key $word"; break; fi
+                           verb=$word
+                           [[ $verb == key ]] || break ;;
+                esac
+        done
+
+        case $prev in
+                --socket|--key-file|--file|-f) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
+                --workspace|-C) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
+                --agent|-a) mapfile -t COMPREPLY < <(compgen -W "$(_agent_routerctl_column 1 agents)" -- "$cur"); return ;;
+                --state|-s) mapfile -t COMPREPLY < <(compgen -W "$states" -- "$cur"); return ;;
+                --role|-r) if [[ $verb == 'key create' ]]; then
+                                   mapfile -t COMPREPLY < <(compgen -W 'submitter admin' -- "$cur"); return
+                           fi ;;
+                --run-as) mapfile -t COMPREPLY < <(compgen -u -- "$cur"); return ;;
+        esac
+
+        local words=''
+        case $verb in
+                '') words="$verbs $common --version" ;;
+                submit) words="--agent --model --priority --workspace --label --metadata --capability --timeout --not-before
+                               --max-attempts --backoff --idempotency-key --file --wait --follow --patience $common" ;;
+                get) words="--transcript --prompt --result $common"
+                     [[ $cur == -* ]] || words+=" $(_agent_routerctl_column 1 list)" ;;
+                list) words="--state --agent --label --limit --all $common" ;;
+                cancel) words=$common
+                        [[ $cur == -* ]] || words+=" $(_agent_routerctl_column 1 list --state queued; _agent_routerctl_column 1 list --state running)" ;;
+                follow) words="--patience $common"
+                        [[ $cur == -* ]] || words+=" $(_agent_routerctl_column 1 list)" ;;
+                key) words="create list revoke $common" ;;
+                'key create') words="--name --role --run-as $common" ;;
+                'key revoke') words=$common
+                              [[ $cur == -* ]] || words+=" $(_agent_routerctl_column 1 key list)" ;;
+                *) words=$common ;;
+        esac
+        mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
+}
+
+complete -F _agent_routerctl agent-routerctl

@@ -1,0 +1,50 @@
+#include <inttypes.h>
+
+#include "base/json.h"
+#include "ctl/agents.h"
+#include "ctl/client.h"
+#include "ctl/table.h"
+#include "ctl/text.h"
+
+int agents_print(Ctl *ctl, json_object *agents) {
+        _cleanup_(table_deinit) Table t = TABLE_NULL;
+
+        if (!json_object_is_type(agents, json_type_array) || !json_object_array_length(agents)) {
+                puts("no agents; their manifests are in /usr/share/agent-router/workers and in agents.d of the configuration");
+                return 0;
+        }
+        table_column(&t, "agent", TABLE_LEFT);
+        table_column(&t, "title", TABLE_LEFT);
+        table_column(&t, "state", TABLE_LEFT);
+        table_column(&t, "running", TABLE_RIGHT);
+        table_column(&t, "program, or how to get it", TABLE_LEFT);
+        for (size_t i = 0; i < json_object_array_length(agents); i++) {
+                json_object *a = json_object_array_get_idx(agents, i);
+                bool installed = text_member_bool(a, "/installed");
+                table_add(&t, text_member(a, "/name"));
+                table_add(&t, text_member(a, "/title"));
+                table_add_color(&t, installed ? "ready" : "not installed", installed ? "\033[32m" : "\033[33m");
+                table_addf(&t, "%" PRIu64 "/%" PRIu64, text_member_u64(a, "/running"), text_member_u64(a, "/concurrency"));
+                table_add(&t, text_member(a, installed ? "/executable" : "/hint"));
+        }
+        return table_print(&t, stdout, ctl->width, ctl->color);
+}
+
+int verb_agents(Ctl *ctl, const Verb *verb, int argc, char **argv) {
+        _cleanup_(json_putp) json_object *answer = NULL;
+        int n, r;
+
+        r = ctl_parse(ctl, verb, NULL, argc, argv, &n);
+        if (r)
+                return ctl_parsed(r);
+        if (n)
+                return ctl_fail(CTL_USAGE, "agents takes no arguments, got '%s'", argv[0]);
+        r = client_call(ctl, &(ClientRequest){ .method = "GET", .path = "/v1/agents" }, &answer);
+        if (r)
+                return r;
+        if (ctl->json) {
+                puts(json_object_to_json_string_ext(answer, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+                return CTL_OK;
+        }
+        return agents_print(ctl, json_at(answer, "/agents"));
+}

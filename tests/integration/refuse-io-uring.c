@@ -1,0 +1,36 @@
+/*
+ * refuse-io-uring PROGRAM [ARGUMENT…]: runs a program under a seccomp filter that refuses io_uring_setup with EPERM, as
+ * a container's profile does.
+ */
+
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+int main(int argc, char **argv) {
+        struct sock_filter filter[] = {
+                BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+                BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
+                BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+                BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+        };
+        struct sock_fprog program = { .len = sizeof(filter) / sizeof(filter[0]), .filter = filter };
+
+        if (argc < 2) {
+                fprintf(stderr, "usage: refuse-io-uring PROGRAM [ARGUMENT…]\n");
+                return 125;
+        }
+        if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0) {
+                fprintf(stderr, "refuse-io-uring: %s\n", strerror(errno));
+                return 125;
+        }
+        execvp(argv[1], argv + 1);
+        fprintf(stderr, "refuse-io-uring: %s: %s\n", argv[1], strerror(errno));
+        return 127;
+}
