@@ -90,9 +90,25 @@ static int paths_open_read_only(Paths *p, const char *path, Failure *failure) {
                         return 0;
         fd = paths_openat2(AT_FDCWD, path, O_PATH, RESOLVE_NO_MAGICLINKS);
         if (fd < 0)
-                return failure_set(failure, "read-only", -fd, "the read-only path %s can't be opened as uid %u: %s; correct read_only in agent-router.yaml or the "
-                                   "agent's manifest, or give the user the rights", path, (unsigned)geteuid(), strerror(-fd));
+                return failure_set(failure, "read-only", -fd, "the read-only path %s can't be opened as uid %u: %s; give that user the rights, or show it to "
+                                   "every task by sandbox.read_only in agent-router.yaml", path, (unsigned)geteuid(), strerror(-fd));
         return paths_add(p, path, fd, false, failure);
+}
+
+/* Already visible: below a folder that the administrator shows to every task. */
+static bool paths_are_configured(const Config *config, const char *path) {
+        for (size_t i = 0; i < config->read_only.n; i++)
+                if (spec_path_is_within(path, config->read_only.items[i]))
+                        return true;
+        return false;
+}
+
+int paths_open_configured(Paths *p, const Config *config, Failure *failure) {
+        int r = 0;
+
+        for (size_t i = 0; r == 0 && i < config->read_only.n; i++)
+                r = paths_open_read_only(p, config->read_only.items[i], failure);
+        return error_trace(r);
 }
 
 int paths_open(Paths *p, const Spec *spec, const Config *config, Failure *failure) {
@@ -100,10 +116,9 @@ int paths_open(Paths *p, const Spec *spec, const Config *config, Failure *failur
 
         if (spec->workspace)
                 r = paths_open_workspace(p, spec, config, failure);
-        for (size_t i = 0; r == 0 && i < config->read_only.n; i++)
-                r = paths_open_read_only(p, config->read_only.items[i], failure);
         for (size_t i = 0; r == 0 && i < spec->read_only.n; i++)
-                r = paths_open_read_only(p, spec->read_only.items[i], failure);
+                if (!paths_are_configured(config, spec->read_only.items[i]))
+                        r = paths_open_read_only(p, spec->read_only.items[i], failure);
         return error_trace(r);
 }
 

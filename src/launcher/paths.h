@@ -28,7 +28,9 @@ struct Paths {
         size_t n;
 };
 
-/* With the task's effective ids: opens the workspace and the read-only paths. -errno with the failure filled. */
+/* With the launcher's own ids: opens what the administrator shows to every task. -errno with the failure filled. */
+int paths_open_configured(Paths *p, const Config *config, Failure *failure) _must_check_;
+/* With the task's effective ids: opens the workspace and the read-only paths that the router asks for. The same. */
 int paths_open(Paths *p, const Spec *spec, const Config *config, Failure *failure) _must_check_;
 /* With our own ids again: refuses what touches a protected folder, by its real path. */
 int paths_check(const Paths *p, const View *view, Failure *failure) _must_check_;

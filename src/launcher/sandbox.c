@@ -96,6 +96,9 @@ static int sandbox_find_user(const Sandbox *s, User *ret_user, Failure *failure)
 static int sandbox_open_as_user(const Sandbox *s, const User *user, int home_fd, Paths *paths, Failure *failure) {
         int r;
 
+        r = paths_open_configured(paths, s->config, failure);
+        if (r)
+                return error_trace(r);
         if (!s->caps->userns &&
             (setgroups(user->n_groups, user->groups) < 0 || setresgid((gid_t)-1, user->gid, (gid_t)-1) < 0 || setresuid((uid_t)-1, user->uid, (uid_t)-1) < 0))
                 return sandbox_fail_ids("the task's user can't be taken on", failure);
