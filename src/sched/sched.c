@@ -222,6 +222,46 @@ int sched_write_state(Sched *s, StoreTask *record, TaskEvent event, const char *
         return append_state_event(s, record);
 }
 
+/* ---- picking ---- */
+
+static SchedTask *pick_best(Sched *s) {
+        SchedTask *best = NULL;
+
+        for (size_t i = 0; i < s->n_agents; i++) {
+                SchedAgent *a = &s->agents[i];
+                HeapNode *top = heap_top(&a->ready);
+                if (!top || a->n_running >= adapter_concurrency(a->adapter))
+                        continue;
+                if (!best || ready_less(top, &best->heap))
+                        best = container_of(top, SchedTask, heap);
+        }
+        return best;
+}
+
+static void pump(Sched *s) {
+        int r;
+
+        while (!s->stopping && s->n_running < s->config.running_max && s->client && launcher_client_is_ready(s->client)) {
+                SchedTask *t = pick_best(s);
+                if (!t)
+                        break;
+                r = run_start(t);
+                if (r == STORE_E_FULL || r == STORE_E_FAILED) {
+                        sched_retry_later(s);
+                        break;
+                }
+                if (r) {
+                        log_error("can't start a task: %s", r < 0 ? strerror(-r) : "unexpected result");
+                        sched_retry_later(s);
+                        break;
+                }
+        }
+}
+
+static void on_pump(Defer *defer) {
+        pump(container_of(defer, Sched, pump));
+}
+
 /* ---- submit ---- */
 
 static SchedAgent *agent_find(Sched *s, const char *name) {
@@ -342,19 +382,23 @@ int sched_submit(Sched *s, StoreTask *task, const char *const *capabilities, Sch
 static void on_submit_durable(StoreWait *wait, int error) {
         SchedTask *t = container_of(wait, SchedTask, wait);
 
-        if (error) {
+        if (error)
                 task_free(t);
-                return;
-        }
-        t->durable = true;
-        sched_settle(t, t->state, t->due_us);
+        else
+                t->durable = true;
 }
 
 void sched_submitted(SchedTask *t, bool kept) {
-        if (kept)
-                store_wait(t->sched->store, &t->wait, on_submit_durable);
-        else
+        Sched *s = t->sched;
+
+        if (!kept) {
                 task_free(t);
+                return;
+        }
+        store_wait(s->store, &t->wait, on_submit_durable);
+        sched_settle(t, t->state, t->due_us);
+        /* At once rather than in the Defer, which runs after the commit: with a free slot, task and attempt share one sync. */
+        pump(s);
 }
 
 /* ---- cancel ---- */
@@ -362,8 +406,11 @@ void sched_submitted(SchedTask *t, bool kept) {
 static void on_cancel_durable(StoreWait *wait, int error) {
         SchedTask *t = container_of(wait, SchedTask, wait);
 
-        if (error)
+        if (error) {
+                if (!t->durable)
+                        task_free(t);
                 return;
+        }
         t->durable = true;
         if (t->run)
                 run_cancel(t->run);
@@ -421,42 +468,7 @@ void sched_unwatch(SchedWatch *watch) {
         list_unlink(&watch->link);
 }
 
-/* ---- picking ---- */
-
-static SchedTask *pick_best(Sched *s) {
-        SchedTask *best = NULL;
-
-        for (size_t i = 0; i < s->n_agents; i++) {
-                SchedAgent *a = &s->agents[i];
-                HeapNode *top = heap_top(&a->ready);
-                if (!top || a->n_running >= adapter_concurrency(a->adapter))
-                        continue;
-                if (!best || ready_less(top, &best->heap))
-                        best = container_of(top, SchedTask, heap);
-        }
-        return best;
-}
-
-static void on_pump(Defer *defer) {
-        Sched *s = container_of(defer, Sched, pump);
-        int r;
-
-        while (!s->stopping && s->n_running < s->config.running_max && s->client && launcher_client_is_ready(s->client)) {
-                SchedTask *t = pick_best(s);
-                if (!t)
-                        break;
-                r = run_start(t);
-                if (r == STORE_E_FULL || r == STORE_E_FAILED) {
-                        sched_retry_later(s);
-                        break;
-                }
-                if (r) {
-                        log_error("can't start a task: %s", r < 0 ? strerror(-r) : "unexpected result");
-                        sched_retry_later(s);
-                        break;
-                }
-        }
-}
+/* ---- timers ---- */
 
 static void on_delayed(Timer *timer) {
         Sched *s = container_of(timer, Sched, delayed_timer);

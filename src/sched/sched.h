@@ -5,10 +5,10 @@
  *
  * The store is the truth; the scheduler keeps one small SchedTask for each task that is not final, in a heap an agent
  * (priority, then order of submission) and a heap of delayed ones by due time. Every step is durable before it has an
- * effect outside: a task is queued once its insert is durable, an attempt is spawned once its row is, output is acknowledged
- * to the launcher once its events are, a watcher is told once what it may read is.
+ * effect outside: an attempt is spawned once its row (and the task's, which may be in the same commit) is, output is
+ * acknowledged to the launcher once its events are, a watcher is told once what it may read is.
  *
- *     sched_submit() → durable → ready heap → sched_pump() → attempt_insert → durable → launcher_spawn() (run.c)
+ *     sched_submit() → ready heap → pump() → attempt_insert → durable → launcher_spawn() (run.c)
  *     → output lines → adapter → events → durable → worker_acked(), watchers
  *     → exit → outcome → final state or delayed retry → durable → worker_forget(), watchers
  */
@@ -87,7 +87,7 @@ void sched_stop(Sched *sched);
 
 /*
  * Submit, in the caller's store_begin()/store_end(): fills task->agent, timeouts and defaults, inserts it and its first event.
- * After store_end() call sched_submitted(), which queues the task when durable (kept) or forgets it.
+ * After store_end() call sched_submitted(), which queues the task (kept) or forgets it; a commit that fails forgets it too.
  */
 int sched_submit(Sched *sched, StoreTask *task, const char *const *capabilities, SchedTask **ret_task,
                  char ret_detail[static SCHED_DETAIL_MAX]) _must_check_;
