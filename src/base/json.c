@@ -464,7 +464,7 @@ int json_append_string(Buf *out, const char *s, size_t n) {
                 }
                 i += MAX(k, (size_t)1);
         }
-        if (!r)
+        if (!r && plain < n)     /* s may be NULL where n is 0 */
                 r = buf_append(out, s + plain, n - plain);
         if (!r)
                 r = buf_append(out, "\"", 1);
