@@ -19,6 +19,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <sys/statvfs.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -68,6 +69,13 @@ const char *store_failure(const Store *store) {
 
 /* ---- checkpoints ---- */
 
+/* A sync that was cancelled because the ring is not running (see store_commit_deinit()) is made up for on the caller. */
+static int store_sync_result(const Store *store, int res, int fd) {
+        if (!store->closing || res != -ECANCELED)
+                return res;
+        return fdatasync(fd) < 0 ? -errno : 0;
+}
+
 static void store_db_sync(Store *store) {
         store->vfs->owes_sync = false;
         store->db_syncing = true;
@@ -78,6 +86,7 @@ static void store_db_sync(Store *store) {
 static void store_on_db_sync(Op *op, int res, bool more) {
         Store *store = container_of(op, Store, db_sync);
 
+        res = store_sync_result(store, res, store->db_fd);
         (void)store_vfs_call_hook(STORE_VFS_SYNC_COMPLETED, STORE_VFS_DATABASE, NULL, 0, 0);
         store->db_syncing = false;
         if (res < 0)
@@ -167,6 +176,7 @@ static void store_on_wal_sync(Op *op, int res, bool more) {
         Store *store = container_of(op, Store, wal_sync);
         uint64_t us = clock_monotonic_us() - store->sync_started_us;
 
+        res = store_sync_result(store, res, store->wal_fd);
         (void)store_vfs_call_hook(STORE_VFS_SYNC_COMPLETED, STORE_VFS_WAL, NULL, 0, 0);
         store->wal_syncing = false;
         store->stats.n_syncs++;
@@ -321,6 +331,11 @@ void store_commit_init(Store *store) {
 void store_commit_deinit(Store *store) {
         assert(!store->in_request);
         store->closing = true;
+        /* A ring that was never enabled, since the program fails at its start, completes nothing. */
+        if (!reactor_features(store->reactor)->restricted) {
+                op_cancel(&store->wal_sync);
+                op_cancel(&store->db_sync);
+        }
         while (store->wal_syncing || store->db_syncing) {
                 int r = reactor_tick(store->reactor, UINT64_MAX);
 

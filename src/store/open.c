@@ -162,7 +162,8 @@ static int open_connect(Store *store, const Found *found, const uint8_t key[stat
          * row three times as dear singly and seven times in batches of 64 (249 against 34 µs). No core can be made of the
          * process, and prompts pass through other memory anyway.
          *
-         * SQLCipher would print its errors on stderr; they come out of here as one sentence. */
+         * SQLCipher would print its errors on stderr; they come out of here as one sentence.
+         */
         r = store_exec(store, "PRAGMA cipher_log_level = NONE;"
                               "PRAGMA locking_mode = EXCLUSIVE;"
                               "PRAGMA temp_store = MEMORY;"

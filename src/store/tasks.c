@@ -250,21 +250,30 @@ int store_task_load(Store *store, const Id *id, int parts, StoreTask **ret_task)
 
 _Static_assert(STORE_TASK_PROMPT == 1 && STORE_TASK_RESULT == 2, "store_task_load() spells these out");
 
+/* Whether to look among the tasks of the filter's state, rather than among those of its principal. */
+static bool task_state_is_rare(const Store *store, const StoreTaskFilter *filter) {
+        uint64_t total = 0;
+
+        for (size_t i = 0; i < _TASK_STATE_N; i++)
+                total += store->counts[i];
+        return filter->state < _TASK_STATE_N && store->counts[filter->state] < total / 8;
+}
+
 /*
- * One statement a set of filters, so that each has an index that gives the order: (state, id) where a state is asked for
- * alone, (principal, id) with a principal, (id) else. What the index does not know is checked row by row.
+ * One statement a set of filters, so that each has an index that gives the order: (state, id), (principal, id) or (id).
+ * What the index does not know is checked row by row; a + before a column keeps the planner off its index.
  */
 int store_task_list(Store *store, const StoreTaskFilter *filter, StoreTaskFn fn, void *userdata) {
         _cleanup_(stmt_put) Stmt stmt = STMT_NULL;
         _cleanup_(sqlite3_freep) char *sql = NULL;
+        bool by_state = filter->state && (!filter->principal || task_state_is_rare(store, filter));
         int r;
 
         sql = sqlite3_mprintf(
                 "SELECT " TASK_COLUMNS " FROM tasks t WHERE 1%s%s%s%s%s ORDER BY t.id DESC LIMIT ?6",
                 id_is_null(&filter->before) ? "" : " AND t.id < ?1",
-                filter->principal ? " AND t.principal = ?2" : "",
-                /* The + keeps the planner off the state's index, which would read all tasks of the state. */
-                !filter->state ? "" : filter->principal ? " AND +t.state = ?3" : " AND t.state = ?3",
+                !filter->principal ? "" : by_state ? " AND +t.principal = ?2" : " AND t.principal = ?2",
+                !filter->state ? "" : by_state ? " AND t.state = ?3" : " AND +t.state = ?3",
                 filter->agent ? " AND t.agent = ?4" : "",
                 filter->label_name ? " AND json_valid(t.request) AND EXISTS (SELECT 1 FROM json_each(t.request, '$.labels') "
                                      "WHERE key = ?5 AND value = ?7)" : "");

@@ -345,6 +345,27 @@ static void test_close_flushes(void **state) {
         assert_true(has(f, &first.id) && has(f, &second.id));
 }
 
+/* As in a program that fails between opening its store and enabling its ring. */
+static void test_close_on_a_ring_not_enabled(void **state) {
+        Fixture *f = *state, idle = {};
+        Ack ack = {};
+        StoreTask task;
+
+        fixture_close(f);
+        memcpy(idle.dir, f->dir, sizeof(idle.dir));
+        assert_int_equal(reactor_new(&idle.reactor), 0);
+        fixture_open(&idle);
+        task = insert(&idle);
+        store_wait(idle.store, &ack.wait, ack_fn);
+        assert_int_equal(reactor_tick(idle.reactor, 0), 0);
+        assert_true(idle.store->wal_syncing);
+        fixture_close(&idle);
+        assert_true(ack.called);
+        reactor_free(idle.reactor);
+        fixture_open(f);
+        assert_true(has(f, &task.id));
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_batch, fixture_setup, fixture_teardown),
@@ -358,6 +379,7 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_failed_commit, fixture_setup, fixture_teardown),
                 cmocka_unit_test_setup_teardown(test_low_space, fixture_setup, fixture_teardown),
                 cmocka_unit_test_setup_teardown(test_close_flushes, fixture_setup, fixture_teardown),
+                cmocka_unit_test_setup_teardown(test_close_on_a_ring_not_enabled, fixture_setup, fixture_teardown),
         };
 
         if (skip_without_io_uring())

@@ -193,6 +193,9 @@ static void test_task_pages(void **state) {
         assert_int_equal(list(f, (StoreTaskFilter){ .limit = 64, .principal = "uid:9" }, &page), 0);
         assert_int_equal(list(f, (StoreTaskFilter){ .limit = 64, .state = TASK_FAILED }, &page), 10);
         assert_int_equal(list(f, (StoreTaskFilter){ .limit = 64, .state = TASK_FAILED, .principal = "uid:2" }, &page), 5);
+        /* A rare state is looked for by its own index. */
+        assert_int_equal(list(f, (StoreTaskFilter){ .limit = 64, .state = TASK_HELD, .principal = "uid:2" }, &page), 0);
+        assert_true(list(f, (StoreTaskFilter){ .limit = 64, .state = TASK_HELD, .principal = "uid:3" }, &page) > 5);
         assert_int_equal(list(f, (StoreTaskFilter){ .limit = 64, .agent = "exec" }, &page), 17);
         assert_int_equal(list(f, (StoreTaskFilter){ .limit = 64, .label_name = "a.\"b", .label_value = "v" }, &page), 5);
         assert_int_equal(list(f, (StoreTaskFilter){ .limit = 64, .label_name = "a.\"b", .label_value = "w" }, &page), 0);
@@ -212,6 +215,8 @@ static void test_task_list_uses_an_index(void **state) {
                   "tasks_by_principal" },
                 { "SELECT * FROM tasks t WHERE 1 AND t.id < x'01' AND t.state = 1 ORDER BY t.id DESC LIMIT 3",
                   "tasks_by_state" },
+                { "SELECT * FROM tasks t WHERE 1 AND t.id < x'01' AND +t.principal = 'a' AND t.state = 1 ORDER BY t.id DESC "
+                  "LIMIT 3", "tasks_by_state" },
         };
         Fixture *f = *state;
 
