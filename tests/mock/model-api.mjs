@@ -69,7 +69,10 @@ function toolCall(tool) {
 }
 
 function outputItem(body, mode) {
-  const tools = (body.tools || []).flatMap(t => t.type === 'namespace' ? t.tools : [t]);
+  // A newer model's tools come as an item of the input.
+  const items = Array.isArray(body.input) ? body.input.filter(i => i.type === 'additional_tools') : [];
+  const offered = [...(body.tools || []), ...items.flatMap(i => i.tools || [])];
+  const tools = offered.flatMap(t => t.type === 'namespace' ? t.tools : [t]);
   const done = TOOL_OUTPUT.test(JSON.stringify(body.input ?? ''));
   const tool = mode === 'tool' && !done && tools.find(t => SHELL_TOOL.test(t.name || t.type));
   if (tool) return toolCall(tool);
