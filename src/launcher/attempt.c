@@ -160,7 +160,8 @@ static void attempt_on_init(LoopSource *source, uint32_t events) {
         loop_timer_clear(&a->launcher->loop, &a->kill_timer);
         attempt_read_report(a);
         if (read(a->status_fd, &a->status, sizeof(a->status)) != (ssize_t)sizeof(a->status))
-                a->status = (InitStatus){ .how = LAUNCH_HOW_LOST };
+                /* SIGKILL took init along with the agent: ours, or somebody's (the kernel's, out of memory). */
+                a->status = a->killed ? (InitStatus){ .how = LAUNCH_HOW_SIGNALLED, .value = SIGKILL } : (InitStatus){ .how = LAUNCH_HOW_LOST };
         fd_close(a->status_fd);
         a->status_fd = -1;
         cgroup_read_usage(&a->launcher->cgroups, &a->cgroup, &a->usage);

@@ -4,6 +4,7 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -214,6 +215,8 @@ int main(int argc, char **argv) {
                 return r == MAIN_DONE ? EXIT_SUCCESS : 2;
         /* Credentials pass through this memory: no core, no look from outside. */
         (void)prctl(PR_SET_DUMPABLE, 0);
+        /* What is private is made with its own mode; the sandboxes' /etc is for others to read, whatever UMask= says. */
+        (void)umask(0022);
         r = main_run(&p);
         launcher_deinit(&p.launcher);
         fd_close(p.options.listen_fd);

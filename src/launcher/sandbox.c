@@ -83,7 +83,7 @@ static int sandbox_find_user(const Sandbox *s, User *ret_user, Failure *failure)
         int r;
 
         if (s->caps->userns) {
-                *ret_user = (User){ .uid = s->uid, .gid = getegid() };
+                *ret_user = (User){ .uid = s->uid, .gid = s->gid };
                 return 0;
         }
         r = user_by_uid(s->uid, ret_user);
@@ -203,7 +203,7 @@ static int sandbox_enter(Sandbox *s, Failure *failure) {
         int r = 0;
 
         if (s->caps->userns) {
-                r = userns_map_self(s->uid, getegid());
+                r = userns_map_self(s->uid, s->gid);
                 if (r)
                         return failure_set(failure, "userns", -r, "the task's user can't be mapped into its namespace: %s", strerror(-r));
         }

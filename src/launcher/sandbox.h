@@ -47,6 +47,7 @@ struct Sandbox {
         const SeccompFilter *filter;
         const char *tasks_path;
         uid_t uid;
+        gid_t gid;              /* ours; a user namespace has this one too. A system instance takes the account's */
         uint32_t pids_max;
         bool pids_counted;      /* by the cgroup */
         const sigset_t *signals; /* mask to restore for the agent */

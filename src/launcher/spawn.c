@@ -147,7 +147,7 @@ int spawn(Attempt *a, Spec *spec, int stdin_fd) {
         _cleanup_(spawn_pipes_close) SpawnPipes pipes = { { -1, -1 }, { -1, -1 }, { -1, -1 }, { -1, -1 } };
         Sandbox s = {
                 .spec = spec, .config = &l->config, .caps = &l->caps, .view = &l->view, .tasks_path = l->homes.tasks_path,
-                .signals = &l->signals, .stdin_fd = stdin_fd,
+                .gid = getegid(), .signals = &l->signals, .stdin_fd = stdin_fd,
         };
         int r;
 
