@@ -2,10 +2,10 @@
 #include "store/internal.h"
 
 #define ATTEMPT_COLUMNS                                                                                         \
-        "a.id, t.id, a.number, a.open, a.generation, a.started_us, a.execed_us, a.finished_us, a.exit_code, a.signal, " \
-        "a.outcome, a.reason, a.detail, a.input_tokens, a.cached_input_tokens, a.output_tokens, a.reasoning_tokens, "   \
-        "a.cost_microusd, a.stdout_offset, a.stderr_offset, a.stdout_flags, a.stderr_flags, a.captured_bytes, "         \
-        "a.memory_peak, a.cpu_us, a.oom_kills, a.session"
+        "a.id, t.id, a.number, a.open, a.generation, a.started_us, a.execed_us, a.finished_us, a.exit_code, "   \
+        "a.signal, a.outcome, a.reason, a.detail, a.input_tokens, a.cached_input_tokens, a.output_tokens, "     \
+        "a.reasoning_tokens, a.cost_microusd, a.stdout_offset, a.stderr_offset, a.stdout_flags, "               \
+        "a.stderr_flags, a.captured_bytes, a.memory_peak, a.cpu_us, a.oom_kills, a.session"
 #define ATTEMPT_FROM " FROM attempts a JOIN tasks t ON t.n = a.task "
 
 StoreAttempt *store_attempt_free(StoreAttempt *attempt) {
@@ -50,9 +50,10 @@ int store_attempt_insert(Store *store, const StoreAttempt *attempt) {
         r = store_check_write(store);
         if (!r)
                 r = stmt_get(&stmt, store, STMT_ATTEMPT_INSERT,
-                             "INSERT INTO attempts (open, generation, started_us, execed_us, finished_us, exit_code, signal, "
-                             "outcome, reason, detail, " STMT_USAGE_COLUMNS ", stdout_offset, stderr_offset, stdout_flags, "
-                             "stderr_flags, captured_bytes, memory_peak, cpu_us, oom_kills, session, number, id, task) "
+                             "INSERT INTO attempts (open, generation, started_us, execed_us, finished_us, exit_code, "
+                             "signal, outcome, reason, detail, " STMT_USAGE_COLUMNS ", stdout_offset, stderr_offset, "
+                             "stdout_flags, stderr_flags, captured_bytes, memory_peak, cpu_us, oom_kills, session, "
+                             "number, id, task) "
                              "SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, n "
                              "FROM tasks WHERE id = ?");
         if (r)
@@ -73,12 +74,13 @@ int store_attempt_update(Store *store, const StoreAttempt *attempt) {
 
         r = store_check_write(store);
         if (!r)
-                r = stmt_get(&stmt, store, STMT_ATTEMPT_UPDATE,
-                             "UPDATE attempts SET open = ?, generation = ?, started_us = ?, execed_us = ?, finished_us = ?, "
-                             "exit_code = ?, signal = ?, outcome = ?, reason = ?, detail = ?, input_tokens = ?, "
-                             "cached_input_tokens = ?, output_tokens = ?, reasoning_tokens = ?, cost_microusd = ?, "
-                             "stdout_offset = ?, stderr_offset = ?, stdout_flags = ?, stderr_flags = ?, captured_bytes = ?, "
-                             "memory_peak = ?, cpu_us = ?, oom_kills = ?, session = ? WHERE id = ?");
+                r = stmt_get(
+                        &stmt, store, STMT_ATTEMPT_UPDATE,
+                        "UPDATE attempts SET open = ?, generation = ?, started_us = ?, execed_us = ?, finished_us = ?, "
+                        "exit_code = ?, signal = ?, outcome = ?, reason = ?, detail = ?, input_tokens = ?, "
+                        "cached_input_tokens = ?, output_tokens = ?, reasoning_tokens = ?, cost_microusd = ?, "
+                        "stdout_offset = ?, stderr_offset = ?, stdout_flags = ?, stderr_flags = ?, captured_bytes = ?, "
+                        "memory_peak = ?, cpu_us = ?, oom_kills = ?, session = ? WHERE id = ?");
         if (r)
                 return r;
         attempt_bind(&stmt, attempt);

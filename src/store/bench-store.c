@@ -172,8 +172,9 @@ static int run(Bench *bench, size_t n_clients, bool events) {
         us = clock_monotonic_us() - started_us;
         cpu = cpu_us() - cpu;
         after = *store_stats(bench->store);
-        printf("store %s clients=%-2zu rows_per_s=%-6llu latency_us=%-6llu cpu_us_per_row=%.1f rows_per_sync=%.1f sync_us=%llu checkpoints=%llu "
-               "checkpoint_us_max=%llu commit_us_max=%llu header_syncs=%llu header_sync_us_max=%llu\n",
+        printf("store %s clients=%-2zu rows_per_s=%-6llu latency_us=%-6llu cpu_us_per_row=%.1f rows_per_sync=%.1f "
+               "sync_us=%llu checkpoints=%llu checkpoint_us_max=%llu commit_us_max=%llu header_syncs=%llu "
+               "header_sync_us_max=%llu\n",
                events ? "events" : "tasks ", n_clients, (unsigned long long)(bench->n_rows * USEC_PER_SEC / us),
                (unsigned long long)(bench->latency_us_total / MAX(bench->n_rows, (uint64_t)1)),
                (double)cpu / (double)MAX(bench->n_rows, (uint64_t)1),

@@ -69,7 +69,7 @@ const char *store_failure(const Store *store) {
 
 /* ---- checkpoints ---- */
 
-/* A sync that was cancelled because the ring is not running (see store_commit_deinit()) is made up for on the caller. */
+/* A sync that was cancelled because the ring is not running (see store_commit_deinit()) is made on the caller. */
 static int store_sync_result(const Store *store, int res, int fd) {
         if (!store->closing || res != -ECANCELED)
                 return res;
@@ -90,8 +90,8 @@ static void store_on_db_sync(Op *op, int res, bool more) {
         (void)store_vfs_call_hook(STORE_VFS_SYNC_COMPLETED, STORE_VFS_DATABASE, NULL, 0, 0);
         store->db_syncing = false;
         if (res < 0)
-                store_fail(store, "%s could not be synced (%s): look at the disk, then restart the service", store->path,
-                           strerror(-res));
+                store_fail(store, "%s could not be synced (%s): look at the disk, then restart the service",
+                           store->path, strerror(-res));
         if (!store->closing)
                 defer_schedule(&store->tick);
 }

@@ -23,7 +23,8 @@ int store_event_append(Store *store, const Id *task_id, const StoreEvent *event,
         seq = stmt_u64(&find) + 1;
 
         r = stmt_get(&append, store, STMT_EVENT_APPEND,
-                     "INSERT INTO events (task, seq, attempt, at_us, type, data, raw, stream) VALUES (?, ?, ?, ?, ?, ?, ?, ?)");
+                     "INSERT INTO events (task, seq, attempt, at_us, type, data, raw, stream) "
+                     "VALUES (?, ?, ?, ?, ?, ?, ?, ?)");
         if (r)
                 return r;
         stmt_bind_u64(&append, task);

@@ -19,13 +19,14 @@ int store_idempotency_insert(Store *store, const StoreIdempotency *i) {
 
         r = store_check_insert(store);
         if (!r)
-                r = stmt_get(&stmt, store, STMT_IDEMPOTENCY_INSERT,
-                             "INSERT INTO idempotency (principal, key, request_hash, status, body, location, expires_us) "
-                             "VALUES (?, ?, ?, ?, ?, ?, ?) "
-                             /* One that has expired, and was not pruned yet, is as good as none. */
-                             "ON CONFLICT (principal, key) DO UPDATE SET request_hash = excluded.request_hash, "
-                             "status = excluded.status, body = excluded.body, location = excluded.location, "
-                             "expires_us = excluded.expires_us WHERE expires_us <= ?");
+                r = stmt_get(
+                        &stmt, store, STMT_IDEMPOTENCY_INSERT,
+                        "INSERT INTO idempotency (principal, key, request_hash, status, body, location, expires_us) "
+                        "VALUES (?, ?, ?, ?, ?, ?, ?) "
+                        /* One that has expired, and was not pruned yet, is as good as none. */
+                        "ON CONFLICT (principal, key) DO UPDATE SET request_hash = excluded.request_hash, "
+                        "status = excluded.status, body = excluded.body, location = excluded.location, "
+                        "expires_us = excluded.expires_us WHERE expires_us <= ?");
         if (r)
                 return r;
         stmt_bind_str(&stmt, i->principal);

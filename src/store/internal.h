@@ -22,7 +22,7 @@ typedef struct StoreMarker StoreMarker;
 /*
  * The WAL's bounds. From SOFT on, a checkpoint is made at the next tick that finds no transaction open and nothing to
  * sync, so that it needs no sync on the caller. Under a load that leaves no such tick, one is made at HARD at any rate,
- * with one sync of the WAL on the caller. A checkpoint copies pages on the thread, some 5 µs each: these are 5 and 15 ms.
+ * with one sync of the WAL on the caller. A checkpoint copies pages on the thread, some 5 µs each: 5 and 15 ms.
  */
 #define STORE_WAL_SOFT MIB(4)
 #define STORE_WAL_HARD MIB(12)
@@ -204,7 +204,7 @@ enum {
 };
 int store_marker_read(int dir_fd, StoreMarker *ret_marker) _must_check_;
 int store_marker_write(int dir_fd, const StoreMarker *marker) _must_check_;
-/* 64 bits of a hash of the key, which tell a wrong key from a damaged database and give nothing away of 256 random bits. */
+/* 64 bits of a hash of the key: they tell a wrong key from a damaged database, and nothing of 256 random bits. */
 int store_marker_fingerprint(const uint8_t key[static STORE_KEY_SIZE], char ret_fingerprint[static 17]) _must_check_;
 
 /* ---- verify.c ---- */

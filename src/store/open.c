@@ -1,11 +1,11 @@
 /*
  * Opening and closing.
  *
- * Everything that can be wrong is looked for before anything is written, in the order from cheap to dear: the directory,
- * the marker against the files' sizes, the key's fingerprint; then, by SQLite, the lock, the key, page 1, the schema's
- * number, the HMAC of all pages (of a database that is not large), and the indexes that the counts are read from.
- * SQLite would itself delete the WAL of a missing or empty database, and copy a WAL into a database it cannot read when
- * the connection is closed: so neither is opened at all, and closing does not checkpoint until the database is accepted.
+ * Everything that can be wrong is looked for before anything is written, in the order from cheap to dear: the
+ * directory, the marker against the files' sizes, the key's fingerprint; then, by SQLite, the lock, the key, page 1,
+ * the schema's number, the HMAC of all pages (of a database that is not large), and the index that the counts are read
+ * from. SQLite would itself delete the WAL of a missing or empty database, and copy a WAL into a database it cannot read when
+ * the connection is closed: so the former are not opened, and closing does not checkpoint until all is accepted.
  *
  * locking_mode=EXCLUSIVE before the first read keeps the WAL's index in memory and other processes out. Their locks are
  * POSIX locks, which a close() of the database anywhere in the process would drop: db_fd is closed last.
@@ -69,13 +69,16 @@ static int open_look(Store *store, Found *ret_found, char *ret_refused) {
                 return store_refuse(ret_refused, "%s can't be opened (%s): create the state directory, or name another",
                                     store->dir, strerror(errno));
         if (faccessat(store->dir_fd, ".", W_OK | X_OK, AT_EACCESS) < 0)
-                return store_refuse(ret_refused, "%s can't be written to (%s): give it to the user that the service runs as",
+                return store_refuse(ret_refused,
+                                    "%s can't be written to (%s): give it to the user that the service runs as",
                                     store->dir, strerror(errno));
 
         r = store_marker_read(store->dir_fd, &f.marker);
         if (r == STORE_MARKER_E_INVALID)
-                return store_refuse(ret_refused, "%s/" STORE_MARKER " is damaged: if %s is known to be good, delete the "
-                                    "marker and it will be made anew", store->dir, store->path);
+                return store_refuse(ret_refused,
+                                    "%s/" STORE_MARKER " is damaged: if %s is known to be good, delete the "
+                                    "marker and it will be made anew",
+                                    store->dir, store->path);
         if (r < 0)
                 return error_trace(r);
         f.has_marker = r == 0;
@@ -83,22 +86,30 @@ static int open_look(Store *store, Found *ret_found, char *ret_refused) {
         if (!r)
                 r = find_file(store->dir_fd, STORE_WAL, &f.has_wal, &f.wal_bytes);
         if (r)
-                return store_refuse(ret_refused, "%s or its -wal can't be examined (%s): it should be a regular file of "
-                                    "the service's user", store->path, strerror(-r));
+                return store_refuse(ret_refused,
+                                    "%s or its -wal can't be examined (%s): it should be a regular file of "
+                                    "the service's user",
+                                    store->path, strerror(-r));
 
         if (f.has_marker && !f.has_database)
-                return store_refuse(ret_refused, "%s is missing, though " STORE_MARKER " says that it held data: restore it "
-                                    "from a backup, or delete the marker and any -wal file to start empty", store->path);
+                return store_refuse(ret_refused,
+                                    "%s is missing, though " STORE_MARKER " says that it held data: restore it "
+                                    "from a backup, or delete the marker and any -wal file to start empty",
+                                    store->path);
         if (f.has_marker && f.database_bytes < f.marker.bytes)
-                return store_refuse(ret_refused, "%s is cut short: it has %llu bytes and had %llu: restore it from a backup",
-                                    store->path, (unsigned long long)f.database_bytes, (unsigned long long)f.marker.bytes);
+                return store_refuse(
+                        ret_refused, "%s is cut short: it has %llu bytes and had %llu: restore it from a backup",
+                        store->path, (unsigned long long)f.database_bytes, (unsigned long long)f.marker.bytes);
         if (f.database_bytes == 0 && f.wal_bytes > 0)
-                return store_refuse(ret_refused, "%s is %s but its -wal file holds data: restore the database from a backup, "
-                                    "or delete the -wal file to start empty", store->path,
-                                    f.has_database ? "empty" : "missing");
+                return store_refuse(ret_refused,
+                                    "%s is %s but its -wal file holds data: restore the database from a backup, "
+                                    "or delete the -wal file to start empty",
+                                    store->path, f.has_database ? "empty" : "missing");
         if (f.has_database && faccessat(store->dir_fd, STORE_DATABASE, R_OK | W_OK, AT_EACCESS) < 0)
-                return store_refuse(ret_refused, "%s can't be read and written (%s): give it to the user that the service "
-                                    "runs as", store->path, strerror(errno));
+                return store_refuse(ret_refused,
+                                    "%s can't be read and written (%s): give it to the user that the service "
+                                    "runs as",
+                                    store->path, strerror(errno));
         *ret_found = f;
         return 0;
 }
@@ -119,11 +130,15 @@ static int open_refuse_sqlite(Store *store, char *ret_refused) {
         switch (sqlite3_errcode(store->db)) {
         case SQLITE_BUSY:
         case SQLITE_LOCKED:
-                return store_refuse(ret_refused, "%s is in use by another process: stop it first (two daemons can't share a "
-                                    "state directory)", store->path);
+                return store_refuse(ret_refused,
+                                    "%s is in use by another process: stop it first (two daemons can't share a "
+                                    "state directory)",
+                                    store->path);
         case SQLITE_NOTADB:
-                return store_refuse(ret_refused, "%s can't be decrypted: it was made with another store.key, or its beginning "
-                                    "is damaged: restore the key or the database from a backup", store->path);
+                return store_refuse(ret_refused,
+                                    "%s can't be decrypted: it was made with another store.key, or its beginning "
+                                    "is damaged: restore the key or the database from a backup",
+                                    store->path);
         case SQLITE_CORRUPT:
         case SQLITE_ERROR:
                 return store_refuse(ret_refused, "%s is damaged (%s): restore it from a backup", store->path,
@@ -131,9 +146,9 @@ static int open_refuse_sqlite(Store *store, char *ret_refused) {
         case SQLITE_NOMEM:
                 return error_origin(-ENOMEM);
         default:
-                return store_refuse(ret_refused, "%s can't be opened (%s, %s): look at the disk and the file's permissions",
-                                    store->path, sqlite3_errmsg(store->db),
-                                    strerror(sqlite3_system_errno(store->db)));
+                return store_refuse(ret_refused,
+                                    "%s can't be opened (%s, %s): look at the disk and the file's permissions",
+                                    store->path, sqlite3_errmsg(store->db), strerror(sqlite3_system_errno(store->db)));
         }
 }
 
@@ -158,9 +173,9 @@ static int open_connect(Store *store, const Found *found, const uint8_t key[stat
         if (r)
                 return error_trace(r);
         /*
-         * cipher_memory_security (wiping and locking all of SQLite's memory) stays off, as is SQLCipher's default: it makes a
-         * row three times as dear singly and seven times in batches of 64 (249 against 34 µs). No core can be made of the
-         * process, and prompts pass through other memory anyway.
+         * cipher_memory_security (wiping and locking all of SQLite's memory) stays off, as is SQLCipher's default: it
+         * makes a row three times as dear singly and seven times in batches of 64 (249 against 34 µs). No core can be
+         * made of the process, and prompts pass through other memory anyway.
          *
          * SQLCipher would print its errors on stderr; they come out of here as one sentence.
          */
@@ -186,12 +201,16 @@ static int open_accept(Store *store, const Found *found, uint64_t *ret_version, 
             store_query_u64(store, "SELECT count(*) FROM sqlite_schema", &n_tables))
                 return open_refuse_sqlite(store, ret_refused);
         if (version > store_schema_version())
-                return store_refuse(ret_refused, "%s has schema %llu and this program knows up to %llu: install the newer "
-                                    "agent-router again", store->path, (unsigned long long)version,
+                return store_refuse(ret_refused,
+                                    "%s has schema %llu and this program knows up to %llu: install the newer "
+                                    "agent-router again",
+                                    store->path, (unsigned long long)version,
                                     (unsigned long long)store_schema_version());
         if (version == 0 && (n_tables > 0 || found->has_marker))
-                return store_refuse(ret_refused, "%s is not a database of agent-router: move it away, or restore the right "
-                                    "one from a backup", store->path);
+                return store_refuse(ret_refused,
+                                    "%s is not a database of agent-router: move it away, or restore the right "
+                                    "one from a backup",
+                                    store->path);
         if (version > 0) {
                 int r = store_verify_size(store, found->database_bytes, ret_refused);
 
@@ -245,9 +264,9 @@ static int open_prepare(Store *store, const Found *found, uint64_t version, char
             store_query_u64(store, "SELECT max(n) FROM events", &last_event))
                 return open_refuse_sqlite(store, ret_refused);
         if (found->wal_bytes > 0)
-                log_notice("%s was not closed: recovered from its WAL of %llu bytes up to task row %llu and event row %llu; "
-                           "if the end of the WAL was lost, what was written after these is too", store->path,
-                           (unsigned long long)found->wal_bytes, (unsigned long long)last_task,
+                log_notice("%s was not closed: recovered from its WAL of %llu bytes up to task row %llu and event row "
+                           "%llu; if the end of the WAL was lost, what was written after these is too",
+                           store->path, (unsigned long long)found->wal_bytes, (unsigned long long)last_task,
                            (unsigned long long)last_event);
         return 0;
 }
@@ -337,8 +356,10 @@ int store_open(Store **ret_store, Reactor *reactor, const char *dir, const uint8
         if (r)
                 return r;
         if (found.has_marker && !streq(found.marker.key, fingerprint))
-                return store_refuse(ret_refused, "store.key is not the key that %s was made with: restore that key from a "
-                                    "backup", store->path);
+                return store_refuse(ret_refused,
+                                    "store.key is not the key that %s was made with: restore that key from "
+                                    "a backup",
+                                    store->path);
 
         mask = umask(0077);
         r = open_connect(store, &found, key, ret_refused);

@@ -5,11 +5,12 @@
  *
  * Group commit (DESIGN §3). All writes of a tick land in one open transaction; each request's writes are wrapped in a
  * savepoint (store_begin/store_end), so a request that fails undoes only itself. At the end of the tick a Defer COMMITs
- * (synchronous=NORMAL: WAL frames are written, nothing is synced) and submits an fdatasync of the WAL on the ring. While
- * a sync is in flight the next transaction stays open and gathers; it is committed when the sync has completed. A
+ * (synchronous=NORMAL: WAL frames are written, nothing is synced) and submits an fdatasync of the WAL on the ring.
+ * While a sync is in flight the next transaction stays open and gathers; it is committed when the sync has completed. A
  * StoreWait is called once the sync that covers everything written (or read) before store_wait() is durable; only then
  * may anything be acknowledged. A commit or sync that fails calls every waiter of the batch with an error and puts the
- * store into the failed state: writes are refused with STORE_E_FAILED from then on, /readyz says so, nothing is retried.
+ * store into the failed state: writes are refused with STORE_E_FAILED from then on, /readyz says so, nothing is
+ * retried.
  *
  * One connection does every read, write and checkpoint. Checkpoints are explicit and bounded and never sync on the
  * caller: a VFS shim skips xSync while one runs and the database file is synced on the ring before the next commit.
@@ -95,7 +96,7 @@ struct StoreTask {
         char *prompt;                   /* NUL-terminated, n_prompt bytes; NULL where the load left it out */
         size_t n_prompt;
         char *workspace;                /* may be NULL */
-        char *request;                  /* JSON of the other members as submitted: capabilities, metadata, labels, resources, retry… */
+        char *request;                  /* JSON of the other members as submitted: capabilities, metadata, labels… */
         uint64_t timeout_us;
         uint64_t not_before_us;         /* realtime; 0: at once. Also the end of a back-off */
         uint64_t created_us;            /* realtime */
@@ -106,7 +107,7 @@ struct StoreTask {
         uint32_t max_attempts;
         uint64_t backoff_us;
         bool cancel_requested;
-        char *reason;                   /* why it is in this state, a short machine word such as "rate_limited"; may be NULL */
+        char *reason;                   /* why it is in this state, a word such as "rate_limited"; may be NULL */
         char *detail;                   /* one sentence for people; may be NULL */
         char *result;                   /* final text; may be NULL */
         size_t n_result;
@@ -128,8 +129,10 @@ struct StoreAttempt {
         uint64_t finished_us;
         int32_t exit_code;              /* -1: none */
         int32_t signal;                 /* 0: none */
-        char *outcome;                  /* "succeeded", "failed", "cancelled", "timed_out", "lost", "spawn_failed"; NULL while open */
-        char *reason;                   /* classification: "authentication", "rate_limited", "quota", "permanent", "retryable"… */
+        /* "succeeded", "failed", "cancelled", "timed_out", "lost", "spawn_failed"; NULL while open */
+        char *outcome;
+        /* Classification: "authentication", "rate_limited", "quota", "permanent", "retryable"… */
+        char *reason;
         char *detail;
         StoreUsage usage;
         uint64_t stdout_offset;         /* committed: what may be acknowledged */
@@ -149,7 +152,8 @@ struct StoreEvent {
         uint64_t seq;                   /* per task, from 1, without gaps; set by append */
         uint32_t attempt;               /* number; 0: of the task itself */
         uint64_t at_us;                 /* realtime */
-        const char *type;               /* "state", "text", "tool_call", "tool_result", "usage", "warning", "error", "result", "output", "truncated" */
+        /* "state", "text", "tool_call", "tool_result", "usage", "warning", "error", "result", "output", "truncated" */
+        const char *type;
         const char *data;               /* JSON object */
         size_t n_data;
         const char *raw;                /* the CLI's own line; may be NULL */
@@ -201,7 +205,7 @@ struct StoreStats {
         uint64_t commit_us_max;
         uint64_t n_checkpoints;
         uint64_t checkpoint_us_max;     /* of the thread's time */
-        uint64_t n_header_syncs;        /* of the WAL, on the thread: where it restarts, and in checkpoints under load */
+        uint64_t n_header_syncs;        /* of the WAL, on the thread: at its restart, and in checkpoints under load */
         uint64_t header_sync_us_max;
         uint64_t wal_bytes;
         uint64_t database_bytes;
@@ -218,8 +222,8 @@ struct StoreStats {
 int store_open(Store **ret_store, Reactor *reactor, const char *dir, const uint8_t key[static STORE_KEY_SIZE],
                char ret_refused[static STORE_REFUSED_MAX]) _must_check_;
 /*
- * Flushes what is open, synchronously, checkpoints, closes. Waiters are called with -ECANCELED. A sync in flight is waited
- * for by running the reactor's ticks: not to be called from a callback of the reactor.
+ * Flushes what is open, synchronously, checkpoints, closes. Waiters are called with -ECANCELED. A sync in flight is
+ * waited for by running the reactor's ticks: not to be called from a callback of the reactor.
  */
 Store *store_close(Store *store);
 DEFINE_CLEANUP(Store, store_close);
@@ -258,8 +262,8 @@ int store_task_insert(Store *store, const StoreTask *task) _must_check_;
 enum { STORE_TASK_PROMPT = 1, STORE_TASK_RESULT = 2 };
 int store_task_load(Store *store, const Id *id, int parts, StoreTask **ret_task) _must_check_;
 /*
- * Writes every member that can change after submit: state, agent, times, attempts, reason, result, usage… but not last_seq.
- * A result that is NULL leaves the stored one as it is (the task may have been loaded without it).
+ * Writes every member that can change after submit: state, agent, times, attempts, reason, result, usage… but not
+ * last_seq. A result that is NULL leaves the stored one as it is (the task may have been loaded without it).
  */
 int store_task_update(Store *store, const StoreTask *task) _must_check_;
 /* fn returns 0 to go on; what else it returns is returned. Prompt and result are left out. fn must not write. */
@@ -285,7 +289,8 @@ int store_attempt_list_open(Store *store, StoreAttemptFn fn, void *userdata) _mu
 int store_event_append(Store *store, const Id *task_id, const StoreEvent *event, uint64_t *ret_seq) _must_check_;
 typedef int (*StoreEventFn)(const StoreEvent *event, void *userdata);
 /* Events with seq > after, in order, at most limit. */
-int store_event_list(Store *store, const Id *task_id, uint64_t after, size_t limit, StoreEventFn fn, void *userdata) _must_check_;
+int store_event_list(Store *store, const Id *task_id, uint64_t after, size_t limit, StoreEventFn fn, void *userdata)
+        _must_check_;
 
 /* ---- keys (keys.c) ---- */
 
@@ -300,6 +305,7 @@ int store_key_list(Store *store, StoreKeyFn fn, void *userdata) _must_check_;
 
 int store_idempotency_insert(Store *store, const StoreIdempotency *i) _must_check_;
 /* Unexpired only. */
-int store_idempotency_find(Store *store, const char *principal, const char *key, uint64_t now_us, StoreIdempotency **ret_i) _must_check_;
+int store_idempotency_find(Store *store, const char *principal, const char *key, uint64_t now_us,
+                           StoreIdempotency **ret_i) _must_check_;
 /* Removes at most limit expired rows. */
 int store_idempotency_prune(Store *store, uint64_t now_us, size_t limit) _must_check_;

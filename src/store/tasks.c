@@ -3,11 +3,11 @@
 
 /* The columns of task_read(), of a table or subquery t. */
 #define TASK_COLUMNS                                                                                            \
-        "t.id, t.principal, t.run_as_uid, t.state, t.agent, t.model, t.priority, t.workspace, t.request, t.timeout_us, " \
-        "t.not_before_us, t.created_us, t.updated_us, t.started_us, t.finished_us, t.n_attempts, t.max_attempts, "       \
-        "t.backoff_us, t.cancel_requested, t.reason, t.detail, t.result_truncated, t.input_tokens, "                     \
-        "t.cached_input_tokens, t.output_tokens, t.reasoning_tokens, t.cost_microusd, "                                  \
-        "(SELECT max(seq) FROM events WHERE task = t.n)"
+        "t.id, t.principal, t.run_as_uid, t.state, t.agent, t.model, t.priority, t.workspace, t.request, "      \
+        "t.timeout_us, t.not_before_us, t.created_us, t.updated_us, t.started_us, t.finished_us, "              \
+        "t.n_attempts, t.max_attempts, t.backoff_us, t.cancel_requested, t.reason, t.detail, "                  \
+        "t.result_truncated, t.input_tokens, t.cached_input_tokens, t.output_tokens, t.reasoning_tokens, "      \
+        "t.cost_microusd, (SELECT max(seq) FROM events WHERE task = t.n)"
 
 #define LIVE_STATES "(1, 2, 3, 9, 10)"
 
@@ -113,12 +113,13 @@ int store_task_insert(Store *store, const StoreTask *task) {
                 return error_origin(-EINVAL);
         r = store_check_insert(store);
         if (!r)
-                r = stmt_get(&stmt, store, STMT_TASK_INSERT,
-                             "INSERT INTO tasks (state, agent, model, priority, timeout_us, not_before_us, updated_us, "
-                             "started_us, finished_us, n_attempts, max_attempts, backoff_us, cancel_requested, reason, "
-                             "detail, result_truncated, " STMT_USAGE_COLUMNS ", id, principal, run_as_uid, workspace, "
-                             "request, created_us) "
-                             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
+                r = stmt_get(
+                        &stmt, store, STMT_TASK_INSERT,
+                        "INSERT INTO tasks (state, agent, model, priority, timeout_us, not_before_us, updated_us, "
+                        "started_us, finished_us, n_attempts, max_attempts, backoff_us, cancel_requested, reason, "
+                        "detail, result_truncated, " STMT_USAGE_COLUMNS ", id, principal, run_as_uid, workspace, "
+                        "request, created_us) "
+                        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
         if (r)
                 return r;
         task_bind(&stmt, task);
@@ -134,8 +135,8 @@ int store_task_insert(Store *store, const StoreTask *task) {
         n = (uint64_t)sqlite3_last_insert_rowid(store->db);
         store_count_state(store, task->state, 1);
         if (task->prompt)
-                r = task_write_text(store, STMT_TASK_INSERT_PROMPT, "INSERT INTO prompts (task, prompt) VALUES (?, ?)", n,
-                                    task->prompt, task->n_prompt);
+                r = task_write_text(store, STMT_TASK_INSERT_PROMPT, "INSERT INTO prompts (task, prompt) VALUES (?, ?)",
+                                    n, task->prompt, task->n_prompt);
         return r ? r : task_write_result(store, n, task);
 }
 
@@ -163,11 +164,12 @@ int store_task_update(Store *store, const StoreTask *task) {
         old_state = (TaskState)stmt_i64(&find);
         stmt_reset(&find);
 
-        r = stmt_get(&stmt, store, STMT_TASK_UPDATE,
-                     "UPDATE tasks SET state = ?, agent = ?, model = ?, priority = ?, timeout_us = ?, not_before_us = ?, "
-                     "updated_us = ?, started_us = ?, finished_us = ?, n_attempts = ?, max_attempts = ?, backoff_us = ?, "
-                     "cancel_requested = ?, reason = ?, detail = ?, result_truncated = ?, input_tokens = ?, "
-                     "cached_input_tokens = ?, output_tokens = ?, reasoning_tokens = ?, cost_microusd = ? WHERE n = ?");
+        r = stmt_get(
+                &stmt, store, STMT_TASK_UPDATE,
+                "UPDATE tasks SET state = ?, agent = ?, model = ?, priority = ?, timeout_us = ?, not_before_us = ?, "
+                "updated_us = ?, started_us = ?, finished_us = ?, n_attempts = ?, max_attempts = ?, backoff_us = ?, "
+                "cancel_requested = ?, reason = ?, detail = ?, result_truncated = ?, input_tokens = ?, "
+                "cached_input_tokens = ?, output_tokens = ?, reasoning_tokens = ?, cost_microusd = ? WHERE n = ?");
         if (r)
                 return r;
         task_bind(&stmt, task);
@@ -272,11 +274,17 @@ int store_task_list(Store *store, const StoreTaskFilter *filter, StoreTaskFn fn,
         sql = sqlite3_mprintf(
                 "SELECT " TASK_COLUMNS " FROM tasks t WHERE 1%s%s%s%s%s ORDER BY t.id DESC LIMIT ?6",
                 id_is_null(&filter->before) ? "" : " AND t.id < ?1",
-                !filter->principal ? "" : by_state ? " AND +t.principal = ?2" : " AND t.principal = ?2",
-                !filter->state ? "" : by_state ? " AND t.state = ?3" : " AND +t.state = ?3",
+                !filter->principal ? ""
+                : by_state         ? " AND +t.principal = ?2"
+                                   : " AND t.principal = ?2",
+                !filter->state ? ""
+                : by_state     ? " AND t.state = ?3"
+                               : " AND +t.state = ?3",
                 filter->agent ? " AND t.agent = ?4" : "",
-                filter->label_name ? " AND json_valid(t.request) AND EXISTS (SELECT 1 FROM json_each(t.request, '$.labels') "
-                                     "WHERE key = ?5 AND value = ?7)" : "");
+                filter->label_name
+                        ? " AND json_valid(t.request) AND EXISTS (SELECT 1 FROM json_each(t.request, '$.labels') "
+                          "WHERE key = ?5 AND value = ?7)"
+                        : "");
         if (!sql)
                 return error_origin(-ENOMEM);
         r = stmt_get(&stmt, store, STMT_UNCACHED, sql);

@@ -1,4 +1,4 @@
-/* Group commit: what is acknowledged when, what one request's failure does to the others, and what a failed sync means. */
+/* Group commit: what is acknowledged when, what one request's failure does to the others, what a failed sync means. */
 
 #include "base/clock.h"
 #include "store/test-util.h"
@@ -53,7 +53,8 @@ typedef struct Order {
         bool was_durable;
 } Order;
 
-static int order_hook(void *userdata, StoreVfsCall call, StoreVfsFile file, const void *data, size_t n, uint64_t offset) {
+static int order_hook(void *userdata, StoreVfsCall call, StoreVfsFile file, const void *data, size_t n,
+                      uint64_t offset) {
         Order *o = userdata;
 
         if (file != STORE_VFS_WAL)
@@ -277,7 +278,8 @@ typedef struct Fault {
         bool hit;
 } Fault;
 
-static int fault_hook(void *userdata, StoreVfsCall call, StoreVfsFile file, const void *data, size_t n, uint64_t offset) {
+static int fault_hook(void *userdata, StoreVfsCall call, StoreVfsFile file, const void *data, size_t n,
+                      uint64_t offset) {
         Fault *fault = userdata;
 
         if (call != fault->call)

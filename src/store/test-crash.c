@@ -283,10 +283,12 @@ static void sim_run(Sim *sim, Fixture *f, unsigned seed, size_t n_cuts, StoreVfs
         sim->pause = true;
         sim->cut_one_in = 0;
         assert_int_equal(fixture_wait(f), 0);
-        print_message("# %zu cuts, %zu acknowledged, %zu lost, %zu refused, %llu checkpoints, %llu syncs of the WAL on the "
-                      "thread\n", sim->n_cuts, sim->n_acknowledged, sim->n_lost, sim->n_refused,
-                      (unsigned long long)(store_stats(f->store)->n_checkpoints - n_checkpoints),
-                      (unsigned long long)store_stats(f->store)->n_header_syncs);
+        print_message(
+                "# %zu cuts, %zu acknowledged, %zu lost, %zu refused, %llu checkpoints, %llu syncs of the WAL on the "
+                "thread\n",
+                sim->n_cuts, sim->n_acknowledged, sim->n_lost, sim->n_refused,
+                (unsigned long long)(store_stats(f->store)->n_checkpoints - n_checkpoints),
+                (unsigned long long)store_stats(f->store)->n_header_syncs);
         assert_true(store_stats(f->store)->n_checkpoints > n_checkpoints + 2);
         fixture_close(f);
         store_vfs_set_hook(NULL, NULL);
@@ -336,7 +338,9 @@ static int writer_main(const char *dir) {
                 return 1;
         f.store->wal_soft = KIB(120);
         for (;;) {
-                StoreTask task = { .principal = (char *)"uid:1", .state = TASK_QUEUED, .prompt = (char *)"p", .n_prompt = 1 };
+                StoreTask task = {
+                        .principal = (char *)"uid:1", .state = TASK_QUEUED, .prompt = (char *)"p", .n_prompt = 1
+                };
                 Ack ack = {};
 
                 if (id_new(&task.id) || store_begin(f.store) || store_task_insert(f.store, &task) ||

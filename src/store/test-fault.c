@@ -39,7 +39,8 @@ static bool plan_fails(Plan *p) {
         return true;
 }
 
-static int fault_hook(void *userdata, StoreVfsCall call, StoreVfsFile file, const void *data, size_t n, uint64_t offset) {
+static int fault_hook(void *userdata, StoreVfsCall call, StoreVfsFile file, const void *data, size_t n,
+                      uint64_t offset) {
         return call == plan.call && plan_fails(&plan) ? plan.code : 0;
 }
 
@@ -252,7 +253,8 @@ static void test_alloc_faults_of_requests(void **state) {
                 if (!hit)
                         break;
         }
-        print_message("# %llu runs, %llu rows acknowledged\n", (unsigned long long)n, (unsigned long long)n_acknowledged);
+        print_message("# %llu runs, %llu rows acknowledged\n", (unsigned long long)n,
+                      (unsigned long long)n_acknowledged);
         assert_true(n > 10);
 }
 

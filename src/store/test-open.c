@@ -1,7 +1,7 @@
 /*
- * What is refused, with what sentence, and that refusing changes no byte in the directory: in one that was closed in good
- * order, and in one as a killed process leaves it, with a WAL. What is no damage (a torn tail of the WAL, a torn page that
- * the WAL has whole) opens. And: nothing that was written can be found in the files in plain.
+ * What is refused, with what sentence, and that refusing changes no byte in the directory: in one that was closed in
+ * good order, and in one as a killed process leaves it, with a WAL. What is no damage (a torn tail of the WAL, a torn
+ * page that the WAL has whole) opens. And: nothing that was written can be found in the files in plain.
  */
 
 #include <dirent.h>
@@ -365,7 +365,7 @@ static void test_torn_page_in_wal_opens(void **state) {
         assert_opens(s, N_CHECKPOINTED + N_IN_WAL, N_CHECKPOINTED + N_IN_WAL);
 }
 
-/* As after a crash in the middle of the first opening: what is there without a marker, and holds nothing, is made anew. */
+/* As after a crash in the middle of the first opening: what has no marker, and holds nothing, is made anew. */
 static void test_interrupted_creation(void **state) {
         Scene *s = *state;
 

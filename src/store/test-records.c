@@ -52,13 +52,33 @@ static void insert(Fixture *f, const StoreTask *task) {
 
 static StoreTask full_task(void) {
         return (StoreTask){
-                .id = test_id(), .principal = (char *)"key:ci", .run_as_uid = 1000, .state = TASK_RUNNING,
-                .agent = (char *)"codex", .model = (char *)"gpt-5", .priority = 99, .prompt = (char *)"a\0b", .n_prompt = 3,
-                .workspace = (char *)"/srv/a b", .request = (char *)"{\"labels\":{\"team\":\"x\"}}", .timeout_us = 11,
-                .not_before_us = 12, .created_us = 13, .updated_us = 14, .started_us = 15, .finished_us = 16,
-                .n_attempts = 2, .max_attempts = 3, .backoff_us = 17, .cancel_requested = true,
-                .reason = (char *)"rate_limited", .detail = (char *)"später", .result = (char *)"", .n_result = 0,
-                .result_truncated = true, .usage = { 1, 2, 3, 4, 5 },
+                .id = test_id(),
+                .principal = (char *)"key:ci",
+                .run_as_uid = 1000,
+                .state = TASK_RUNNING,
+                .agent = (char *)"codex",
+                .model = (char *)"gpt-5",
+                .priority = 99,
+                .prompt = (char *)"a\0b",
+                .n_prompt = 3,
+                .workspace = (char *)"/srv/a b",
+                .request = (char *)"{\"labels\":{\"team\":\"x\"}}",
+                .timeout_us = 11,
+                .not_before_us = 12,
+                .created_us = 13,
+                .updated_us = 14,
+                .started_us = 15,
+                .finished_us = 16,
+                .n_attempts = 2,
+                .max_attempts = 3,
+                .backoff_us = 17,
+                .cancel_requested = true,
+                .reason = (char *)"rate_limited",
+                .detail = (char *)"später",
+                .result = (char *)"",
+                .n_result = 0,
+                .result_truncated = true,
+                .usage = { 1, 2, 3, 4, 5 },
         };
 }
 
@@ -192,13 +212,16 @@ static void test_task_pages(void **state) {
         assert_true(id_equal(&page.ids[0], &ids[49]));
         assert_int_equal(list(f, (StoreTaskFilter){ .limit = 64, .principal = "uid:9" }, &page), 0);
         assert_int_equal(list(f, (StoreTaskFilter){ .limit = 64, .state = TASK_FAILED }, &page), 10);
-        assert_int_equal(list(f, (StoreTaskFilter){ .limit = 64, .state = TASK_FAILED, .principal = "uid:2" }, &page), 5);
+        assert_int_equal(list(f, (StoreTaskFilter){ .limit = 64, .state = TASK_FAILED, .principal = "uid:2" }, &page),
+                         5);
         /* A rare state is looked for by its own index. */
         assert_int_equal(list(f, (StoreTaskFilter){ .limit = 64, .state = TASK_HELD, .principal = "uid:2" }, &page), 0);
         assert_true(list(f, (StoreTaskFilter){ .limit = 64, .state = TASK_HELD, .principal = "uid:3" }, &page) > 5);
         assert_int_equal(list(f, (StoreTaskFilter){ .limit = 64, .agent = "exec" }, &page), 17);
-        assert_int_equal(list(f, (StoreTaskFilter){ .limit = 64, .label_name = "a.\"b", .label_value = "v" }, &page), 5);
-        assert_int_equal(list(f, (StoreTaskFilter){ .limit = 64, .label_name = "a.\"b", .label_value = "w" }, &page), 0);
+        assert_int_equal(list(f, (StoreTaskFilter){ .limit = 64, .label_name = "a.\"b", .label_value = "v" }, &page),
+                         5);
+        assert_int_equal(list(f, (StoreTaskFilter){ .limit = 64, .label_name = "a.\"b", .label_value = "w" }, &page),
+                         0);
         assert_int_equal(list(f, (StoreTaskFilter){ .limit = 2, .label_name = "a.\"b", .label_value = "v",
                                                     .before = ids[10], .state = TASK_FAILED }, &page), 1);
         assert_true(id_equal(&page.ids[0], &ids[0]));
@@ -210,13 +233,15 @@ static void test_task_pages(void **state) {
 
 static void test_task_list_uses_an_index(void **state) {
         static const char *const cases[][2] = {
-                { "SELECT * FROM tasks t WHERE 1 AND t.id < x'01' ORDER BY t.id DESC LIMIT 3", "sqlite_autoindex_tasks_1" },
+                { "SELECT * FROM tasks t WHERE 1 AND t.id < x'01' ORDER BY t.id DESC LIMIT 3",
+                  "sqlite_autoindex_tasks_1" },
                 { "SELECT * FROM tasks t WHERE 1 AND t.principal = 'a' AND +t.state = 1 ORDER BY t.id DESC LIMIT 3",
                   "tasks_by_principal" },
                 { "SELECT * FROM tasks t WHERE 1 AND t.id < x'01' AND t.state = 1 ORDER BY t.id DESC LIMIT 3",
                   "tasks_by_state" },
-                { "SELECT * FROM tasks t WHERE 1 AND t.id < x'01' AND +t.principal = 'a' AND t.state = 1 ORDER BY t.id DESC "
-                  "LIMIT 3", "tasks_by_state" },
+                { "SELECT * FROM tasks t WHERE 1 AND t.id < x'01' AND +t.principal = 'a' AND t.state = 1 ORDER BY t.id "
+                  "DESC LIMIT 3",
+                  "tasks_by_state" },
         };
         Fixture *f = *state;
 
@@ -295,11 +320,29 @@ static void test_attempts(void **state) {
         StoreTask task = test_task("uid:1", TASK_RUNNING);
         StoreAttempt bare = { .id = test_id(), .task_id = task.id, .number = 1, .open = true, .exit_code = -1 };
         StoreAttempt full = {
-                .id = test_id(), .task_id = task.id, .number = 2, .open = false, .generation = test_id(), .started_us = 1,
-                .execed_us = 2, .finished_us = 3, .exit_code = 4, .signal = 9, .outcome = (char *)"failed",
-                .reason = (char *)"quota", .detail = (char *)"d", .usage = { 1, 2, 3, 4, 5 }, .stdout_offset = 6,
-                .stderr_offset = 7, .stdout_flags = 8, .stderr_flags = 0xffffffff, .captured_bytes = 10, .memory_peak = 11,
-                .cpu_us = 12, .oom_kills = 13, .session = (char *)"s",
+                .id = test_id(),
+                .task_id = task.id,
+                .number = 2,
+                .open = false,
+                .generation = test_id(),
+                .started_us = 1,
+                .execed_us = 2,
+                .finished_us = 3,
+                .exit_code = 4,
+                .signal = 9,
+                .outcome = (char *)"failed",
+                .reason = (char *)"quota",
+                .detail = (char *)"d",
+                .usage = { 1, 2, 3, 4, 5 },
+                .stdout_offset = 6,
+                .stderr_offset = 7,
+                .stdout_flags = 8,
+                .stderr_flags = 0xffffffff,
+                .captured_bytes = 10,
+                .memory_peak = 11,
+                .cpu_us = 12,
+                .oom_kills = 13,
+                .session = (char *)"s",
         };
         _cleanup_(store_attempt_freep) StoreAttempt *a = NULL, *b = NULL, *c = NULL;
         Fixture *f = *state;
@@ -372,8 +415,13 @@ static void test_events(void **state) {
         insert(f, &a);
         insert(f, &b);
         for (uint64_t i = 1; i <= 20; i++) {
-                StoreEvent event = { .attempt = (uint32_t)(i % 3), .at_us = 1000 + i, .type = "text", .data = "{\"a\":1}",
-                                     .n_data = strlen("{\"a\":1}"), .raw = i % 2 ? NULL : "x\0y", .n_raw = i % 2 ? 0 : 3,
+                StoreEvent event = { .attempt = (uint32_t)(i % 3),
+                                     .at_us = 1000 + i,
+                                     .type = "text",
+                                     .data = "{\"a\":1}",
+                                     .n_data = strlen("{\"a\":1}"),
+                                     .raw = i % 2 ? NULL : "x\0y",
+                                     .n_raw = i % 2 ? 0 : 3,
                                      .stream = 1 };
                 begin(f);
                 assert_int_equal(store_event_append(f->store, &a.id, &event, &seq), 0);
@@ -409,8 +457,13 @@ static int key_count_fn(const StoreKey *key, void *userdata) {
 }
 
 static void test_keys(void **state) {
-        StoreKey key = { .id = test_id(), .name = (char *)"ci", .hash = { 1, 0, 2 }, .role = (char *)"admin", .run_as_uid = 1000,
-                         .created_us = 5, .created_by = (char *)"uid:0" };
+        StoreKey key = { .id = test_id(),
+                         .name = (char *)"ci",
+                         .hash = { 1, 0, 2 },
+                         .role = (char *)"admin",
+                         .run_as_uid = 1000,
+                         .created_us = 5,
+                         .created_by = (char *)"uid:0" };
         StoreKey next = key;
         _cleanup_(store_key_freep) StoreKey *found = NULL, *again = NULL;
         Fixture *f = *state;
@@ -448,8 +501,14 @@ static void test_keys(void **state) {
 /* ---- idempotency ---- */
 
 static void test_idempotency(void **state) {
-        StoreIdempotency i = { .principal = (char *)"uid:1", .key = (char *)"k", .request_hash = { 4, 0, 5 }, .status = 201,
-                               .body = (char *)"{\"id\":1}", .n_body = 8, .location = (char *)"/tasks/1", .expires_us = 1000 };
+        StoreIdempotency i = { .principal = (char *)"uid:1",
+                               .key = (char *)"k",
+                               .request_hash = { 4, 0, 5 },
+                               .status = 201,
+                               .body = (char *)"{\"id\":1}",
+                               .n_body = 8,
+                               .location = (char *)"/tasks/1",
+                               .expires_us = 1000 };
         StoreIdempotency bare = { .principal = (char *)"uid:2", .key = (char *)"k", .expires_us = 2000 };
         _cleanup_(store_idempotency_freep) StoreIdempotency *found = NULL, *empty = NULL, *none = NULL;
         Fixture *f = *state;

@@ -55,7 +55,7 @@ static inline void fixture_remove_dir(const char *dir) {
 static inline void fixture_make_dir(char dir[static 64]) {
         const char *tmp = getenv("TMPDIR");
 
-        /* Loops that open hundreds of stores are about the order of syncs, not about the disk: memory, where there is any. */
+        /* Loops that open hundreds of stores are about the order of syncs, not about the disk: memory, if there is. */
         if (!tmp)
                 tmp = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
         snprintf(dir, 64, "%.40s/store-test-XXXXXX", tmp);

@@ -91,9 +91,10 @@ int store_verify_size(Store *store, uint64_t database_bytes, char ret_refused[st
                 return error_trace(r);
         for (uint64_t page = database_bytes / STORE_PAGE_SIZE + 1; page <= n_pages; page++)
                 if (!pages_has(&replaced, page))
-                        return store_refuse(ret_refused, "%s is damaged (cut short: page %llu of %llu is missing): restore it "
-                                            "from a backup", store->path, (unsigned long long)page,
-                                            (unsigned long long)n_pages);
+                        return store_refuse(ret_refused,
+                                            "%s is damaged (cut short: page %llu of %llu is missing): restore it "
+                                            "from a backup",
+                                            store->path, (unsigned long long)page, (unsigned long long)n_pages);
         return 0;
 }
 

@@ -7,9 +7,9 @@
  *   database on the ring afterwards, before the next commit could overwrite the WAL (platform.md: a checkpoint's own
  *   sync holds the thread for 8–26 ms). xSync of the WAL is skipped then too where `wal_is_durable` says that the ring
  *   has synced all of it already.
- * - Writes to the WAL that follow each other (SQLite makes two a page) are gathered and made at once: when the buffer is
- *   full, before anything else is asked of the file, and by store_vfs_flush(), which a commit must call: until then it is
- *   not in the file.
+ * - Writes to the WAL that follow each other (SQLite makes two a page) are gathered and made at once: when the buffer
+ *   is full, before anything else is asked of the file, and by store_vfs_flush(), which a commit must call: until then
+ *   it is not in the file.
  * - Files have I/O methods of version 1, without shared memory: WAL then works only with locking_mode=EXCLUSIVE, whose
  *   index is heap memory. No -shm file is ever made, and no second process gets in.
  *
