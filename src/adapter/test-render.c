@@ -118,6 +118,10 @@ static void test_prompt(void **state) {
         }
 }
 
+#define CODEX_ALWAYS \
+        "exec|--json|--skip-git-repo-check|-s|danger-full-access|-c|analytics.enabled=false|" \
+        "-c|features.plugins=false|-c|features.unbounded_connection_retries=false|"
+
 static void test_codex(void **state) {
         char *settings[] = { (char *)"base_url=http://127.0.0.1:9/ok/v1", (char *)"request_max_retries=0", NULL };
         char *environment[] = { (char *)"EXTRA=1", (char *)"PATH=/opt/bin", NULL },
@@ -131,8 +135,7 @@ static void test_codex(void **state) {
         _cleanup_(adapter_command_freep) AdapterCommand *c = render(a, &(StoreTask){}), *d = NULL;
 
         assert_string_equal(c->argv[0], "/bin/sh");
-        assert_args(c->argv, "exec|--json|--skip-git-repo-check|-s|danger-full-access|-c|analytics.enabled=false|--"
-                             "disable|plugins|-");
+        assert_args(c->argv, CODEX_ALWAYS "-");
         assert_true(has(c->environment, "HOME=/home/task"));
         assert_true(has(c->environment, "CODEX_HOME=/home/task/.codex"));
         assert_true(holds(c->environment, "PATH=/usr/local/sbin"));
@@ -145,14 +148,12 @@ static void test_codex(void **state) {
         assert_null(c->credentials[0]);
 
         d = render(b, &(StoreTask){ .model = (char *)"gpt-5.4", .workspace = (char *)"/srv/w" });
-        assert_args(
-                d->argv,
-                "exec|--json|--skip-git-repo-check|-s|danger-full-access|-c|analytics.enabled=false|--disable|plugins|"
-                "-C|/srv/w|-m|gpt-5.4|-c|model_provider=router|-c|model_providers.router.name=router|"
-                "-c|model_providers.router.base_url=http://127.0.0.1:9/ok/"
-                "v1|-c|model_providers.router.wire_api=responses|"
-                "-c|model_providers.router.request_max_retries=0|-c|model_providers.router.stream_max_retries=2|"
-                "-c|model_providers.router.env_key=CODEX_API_KEY|-");
+        assert_args(d->argv,
+                    CODEX_ALWAYS "-C|/srv/w|-m|gpt-5.4|-c|model_provider=router|-c|model_providers.router.name=router|"
+                    "-c|model_providers.router.base_url=http://127.0.0.1:9/ok/v1|"
+                    "-c|model_providers.router.wire_api=responses|"
+                    "-c|model_providers.router.request_max_retries=0|-c|model_providers.router.stream_max_retries=2|"
+                    "-c|model_providers.router.env_key=CODEX_API_KEY|-");
         assert_true(has(d->environment, "EXTRA=1"));
         assert_true(has(d->environment, "PATH=/opt/bin"));
         assert_false(holds(d->environment, "PATH=/usr/local/sbin"));

@@ -241,6 +241,7 @@ static void test_ends(void **state) {
                 { "unexpected status 403 Forbidden", NULL, NULL, 1, 0, 0, "authentication", false, 0, "" },
                 { "unexpected status 402 Payment Required", NULL, NULL, 1, 0, 0, "quota", false, 0, "" },
                 { "unexpected status 529 busy", NULL, NULL, 1, 0, 0, "overloaded", true, 0, "" },
+                { "Connection failed: error sending request", NULL, NULL, 1, 0, 0, "network", true, 0, "failed" },
                 { "error sending request for url (http://127.0.0.1:1/)", NULL, NULL, 1, 0, 0, "network", true, 0, "" },
                 { "status 4290", NULL, NULL, 1, 0, 0, "permanent", false, 0, "" },
                 { "status 429", NULL, NULL, -1, SIGKILL, 0, "signal", true, 0, "signal 9 (SIGKILL)" },

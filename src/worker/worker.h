@@ -80,7 +80,7 @@ struct LauncherVtable {
          * before.
          */
         void (*on_ready)(LauncherClient *client, const Id *generation);
-        /* An attempt that the launcher holds: its Worker (by worker_adopt()), or NULL to have it killed and forgotten. */
+        /* An attempt that the launcher holds: its Worker (by worker_adopt()), or NULL: killed and forgotten. */
         Worker *(*on_listed)(LauncherClient *client, const Id *attempt, uint32_t pid);
         void (*on_spawned)(Worker *worker, uint64_t execed_at_us);
         /* The worker is ended and freed after the call. */

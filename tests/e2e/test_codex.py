@@ -177,6 +177,13 @@ def test_drop_is_told():
         assert task['reason'] in ('network', 'overloaded', 'no_result'), task['reason']
 
 
+def test_refused_connection_ends():
+    with Codex('ok') as codex:
+        codex.mock.close()              # nobody listens there any more
+        task, events = codex.run(retry={'max_attempts': 1})
+        equal((task['state'], task['reason']), ('failed', 'network'))
+
+
 def codex_processes(codex):
     """Of this instance: those below its launcher, but for the janitor that removes an ended task's home."""
     pid = codex.it.pid('launcher')
