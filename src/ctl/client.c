@@ -399,10 +399,15 @@ static int client_fail_status(const ClientRequest *request, const ClientResponse
         fputc('\n', stderr);
         for (size_t i = 0; json_object_is_type(errors, json_type_array) && i < json_object_array_length(errors); i++) {
                 json_object *e = json_object_array_get_idx(errors, i);
+                const char *pointer = text_member(e, "/pointer"), *what = text_member(e, "/detail");
+                /* Where there is one error, its detail is mostly the whole's. */
+                bool said = streq(what, detail);
+                if (said && (!*pointer || strstr(detail, pointer)))
+                        continue;
                 fputs("  ", stderr);
-                text_write_line(stderr, text_member(e, "/pointer"), 0);
-                fputs(": ", stderr);
-                text_write_line(stderr, text_member(e, "/detail"), 0);
+                text_write_line(stderr, pointer, 0);
+                fputs(said ? "" : ": ", stderr);
+                text_write_line(stderr, said ? "" : what, 0);
                 fputc('\n', stderr);
         }
         if (status == 401)

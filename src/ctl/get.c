@@ -64,7 +64,8 @@ static int get_attempts(Ctl *ctl, json_object *task) {
         table_column(&t, "reason", TABLE_LEFT);
         for (size_t i = 0; i < json_object_array_length(attempts); i++) {
                 json_object *a = json_object_array_get_idx(attempts, i);
-                const char *outcome = text_member(a, "/outcome"), *detail = text_member(a, "/detail");
+                const char *outcome = text_member(a, "/outcome"), *reason = text_member(a, "/reason");
+                const char *detail = text_member(a, "/detail");
                 char s[TEXT_DURATION_MAX], bytes[TEXT_BYTES_MAX];
                 table_addf(&t, "%" PRIu64, text_member_u64(a, "/number"));
                 table_add_color(&t, *outcome ? outcome : "running", text_state_color(*outcome ? outcome : "running"));
@@ -78,7 +79,9 @@ static int get_attempts(Ctl *ctl, json_object *task) {
                 table_add(&t, json_at(a, "/cpu_us") ? s : "");
                 text_bytes(text_member_u64(a, "/memory_peak_bytes"), bytes);
                 table_add(&t, text_member_u64(a, "/memory_peak_bytes") ? bytes : "");
-                table_addf(&t, "%s%s%s", text_member(a, "/reason"), *detail ? ": " : "", detail);
+                if (streq(reason, outcome))
+                        reason = "";
+                table_addf(&t, "%s%s%s", reason, *reason && *detail ? ": " : "", detail);
         }
         putchar('\n');
         return table_print(&t, stdout, ctl->width, ctl->color);
@@ -121,6 +124,8 @@ static int get_print(Ctl *ctl, json_object *task, bool transcript) {
         char line[512];
         int r;
 
+        if (streq(reason, state))
+                reason = "";
         get_line(ctl, "id", text_member(task, "/id"), "");
         snprintf(line, sizeof(line), "%s%s%s%s%s", state, *reason ? ": " : "", reason, *detail ? ": " : "", detail);
         get_line(ctl, "state", line, text_state_color(state));

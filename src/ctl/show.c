@@ -108,6 +108,8 @@ static void show_state(Show *s, json_object *data) {
         const char *state = text_member(data, "/state"), *reason = text_member(data, "/reason");
         char head[80];
 
+        if (streq(reason, state))
+                reason = "";
         snprintf(head, sizeof(head), "• %.32s%s%.32s%s", state, *reason ? " (" : "", reason, *reason ? ")" : "");
         show_line(s, text_state_color(state), head, text_member(data, "/detail"));
 }
@@ -159,6 +161,8 @@ void show_result(Ctl *ctl, json_object *task) {
                 fprintf(stderr, "agent-routerctl: the result is cut at the router's limit\n");
         if (!streq(state, "succeeded")) {
                 const char *reason = text_member(task, "/reason"), *detail = text_member(task, "/detail");
+                if (streq(reason, state))
+                        reason = "";
                 fprintf(stderr, "agent-routerctl: task %s: %s%s%s", text_member(task, "/id"), state, *reason ? ": " : "", reason);
                 if (*detail) {
                         fputs(": ", stderr);

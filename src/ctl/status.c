@@ -70,10 +70,10 @@ static int status_print(Ctl *ctl, json_object *status) {
         const char *instance = text_member(status, "/instance");
         char uptime[TEXT_DURATION_MAX];
 
-        text_duration(text_member_u64(status, "/uptime_s") * USEC_PER_SEC, uptime);
+        text_duration(MAX(text_member_u64(status, "/uptime_s"), UINT64_C(1)) * USEC_PER_SEC, uptime);
         status_name(ctl, "router");
-        printf("agent-routerd %s%s%s, pid %" PRIu64 ", up %s\n", text_member(status, "/version"), *instance ? ", " : "",
-               instance, text_member_u64(status, "/pid"), uptime);
+        printf("agent-routerd %s, pid %" PRIu64 ", up %s%s%s\n", text_member(status, "/version"),
+               text_member_u64(status, "/pid"), uptime, *instance ? ", instance " : "", instance);
         status_tasks(ctl, status);
         status_launcher(ctl, status);
         status_store(ctl, status);

@@ -76,8 +76,8 @@ static void table_print_cell(const Table *t, size_t i, FILE *f, unsigned column_
         fputs(sgr ?: "", f);
         text_write_line(f, text, cut);
         fputs(sgr ? "\033[0m" : "", f);
-        if (last)
-                fputc('\n', f);
+        if (last || (column + 2 == t->n_columns && i + 1 < t->n_cells && !*t->cells[i + 1]))
+                fputs(last ? "\n" : "", f);     /* no blanks at a line's end */
         else
                 fprintf(f, "%*s", (int)((t->align[column] == TABLE_LEFT ? pad : 0) + TABLE_GAP), "");
 }

@@ -41,7 +41,7 @@ static void test_aligned(void **state) {
         whole = print(&t, 0, false);
         assert_string_equal(whole, "id         prio  labels\n"
                             "a-long-id     5  team=research place=somewhere\n"
-                            "b           100  \n");
+                            "b           100\n");
         /* The last column alone is cut, to the width and no further than its minimum. */
         cut = print(&t, 30, false);
         assert_non_null(strstr(cut, "a-long-id     5  team=researc…\n"));

@@ -413,6 +413,10 @@ def test_refusals_carry_the_way_out():
                                                                         ('/agent', 'is not installed: npm install it')]),
          4, ['422 Unprocessable Content: the task is not valid', '  /priority: expected an integer from 0 to 100\n',
              '  /agent: is not installed: npm install it\n']),
+        (problem(422, 'Unprocessable Content', 'no such agent', [('/agent', 'no such agent')]), 4,
+         ['422 Unprocessable Content: no such agent\n  /agent\n']),
+        (problem(400, 'Bad Request', '/x is not a known field', [('/x', '/x is not a known field')]), 4,
+         ['400 Bad Request: /x is not a known field\n']),
         (problem(401, 'Unauthorized', 'a key is needed'), 4, ['AGENT_ROUTER_KEY', 'key create --name NAME']),
         (problem(403, 'Forbidden', 'not yours'), 4, ['an admin key, or root on the control socket']),
         (problem(404, 'Not Found', 'no such task'), 4, ['404 Not Found: no such task']),
@@ -582,7 +586,7 @@ AGENTS = [{'name': 'codex', 'title': 'OpenAI Codex', 'capabilities': [], 'instal
 
 
 def test_status_and_agents():
-    status = {'version': '0.1.0', 'instance': 'system', 'pid': 77, 'uptime_s': 7800, 'tasks': {'queued': 3, 'running': 2, 'failed': 0},
+    status = {'version': '0.1.0', 'instance': '0190b3a4', 'pid': 77, 'uptime_s': 7800, 'tasks': {'queued': 3, 'running': 2, 'failed': 0},
               'running': 2, 'queued': 3, 'limits': {'running': 100, 'queued': 100000}, 'agents': AGENTS,
               'launcher': {'connected': True, 'generation': 'g', 'capabilities': ['landlock.7', 'seccomp'],
                            'absent': ['cgroup: not writable; run under systemd']},
@@ -591,7 +595,7 @@ def test_status_and_agents():
                                                          'store': {'failed': True}})],
                  'GET /v1/agents': [(200, {'agents': AGENTS}), (200, {'agents': []})]}) as (r, run):
         out = expect(run('status'), 0).stdout
-        for text in ('agent-routerd 0.1.0, system, pid 77, up 2h10m', '3 queued, 2 running\n', '2 of 100 running, 3 of 100000 queued',
+        for text in ('agent-routerd 0.1.0, pid 77, up 2h10m, instance 0190b3a4', '3 queued, 2 running\n', '2 of 100 running, 3 of 100000 queued',
                      'connected: landlock.7 seccomp', 'cgroup: not writable; run under systemd', '1.0 MiB, 4.0 KiB of it in the log',
                      '2/8  /usr/bin/codex', 'not installed', 'npm install -g @anthropic-ai/claude-code'):
             assert text in out, out
