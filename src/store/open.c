@@ -4,8 +4,9 @@
  * Everything that can be wrong is looked for before anything is written, in the order from cheap to dear: the
  * directory, the marker against the files' sizes, the key's fingerprint; then, by SQLite, the lock, the key, page 1,
  * the schema's number, the HMAC of all pages (of a database that is not large), and the index that the counts are read
- * from. SQLite would itself delete the WAL of a missing or empty database, and copy a WAL into a database it cannot read when
- * the connection is closed: so the former are not opened, and closing does not checkpoint until all is accepted.
+ * from. SQLite would itself delete the WAL of a missing or empty database, and copy a WAL into a database it cannot
+ * read when the connection is closed: so the former are not opened, and closing does not checkpoint until all is
+ * accepted.
  *
  * locking_mode=EXCLUSIVE before the first read keeps the WAL's index in memory and other processes out. Their locks are
  * POSIX locks, which a close() of the database anywhere in the process would drop: db_fd is closed last.
