@@ -23,7 +23,7 @@ static const char *const allowed[] = {
         "connect", "sendto", "sendmsg", "sendmmsg", "recvfrom", "recvmsg", "getsockopt", "setsockopt", "getsockname", "getpeername",
         "bind", "shutdown", "poll", "ppoll", "epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "accept4",
         /* memory */
-        "brk", "mmap", "munmap", "mremap", "madvise", "mprotect",
+        "brk", "mmap", "munmap", "mremap", "madvise", "mprotect", "mlock", "munlock",
         /* itself */
         "getpid", "gettid", "getppid", "getuid", "geteuid", "getgid", "getegid", "getresuid", "getresgid", "getrandom", "uname", "sysinfo", "getrusage",
         "prlimit64", "sched_yield", "sched_getaffinity", "futex", "rseq", "set_robust_list", "restart_syscall",
