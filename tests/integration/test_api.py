@@ -32,7 +32,8 @@ def test_a_task_runs_and_is_read_back(it):
 
 def test_what_was_asked_for_is_answered(it):
     asked = {'agent': 'sh', 'priority': 73, 'labels': {'team': 'a', 'ci': '1'}, 'metadata': {'n': [1, {'deep': None}]},
-             'capabilities': ['shell'], 'timeout_s': 77, 'not_before': FAR}
+             'capabilities': ['shell'], 'timeout_s': 77, 'not_before': FAR,
+             'retry': {'max_attempts': 3, 'backoff_s': 7}}
     task = it.client.submit('true', **asked)
     for field, value in asked.items():
         if field == 'not_before':
@@ -97,8 +98,7 @@ def test_bodies_that_are_no_request(it):
     client = it.client
     for data, statuses in [(b'', {400}), (b'{', {400}), (b'[]', {400, 422}), (b'{"prompt":"x"} x', {400}),
                            (b'{"prompt":"\xff"}', {400}), (b'{"prompt":"a","prompt":"b"}', {400, 422}),
-                           (b'{"prompt":"x","metadata":' + b'{"a":' * 200 + b'1' + b'}' * 201, {400, 422}),
-                           (b'{"prompt":"a\\u0000b"}', {400, 422})]:
+                           (b'{"prompt":"x","metadata":' + b'{"a":' * 200 + b'1' + b'}' * 201, {400, 422})]:
         response = client.request('POST', '/tasks', data=data)
         assert response.status in statuses, f'{data[:60]!r}: {response}'
         response.problem(response.status)
