@@ -3,7 +3,12 @@
 # Sourced; needs bash. Nothing here prints on success but the progress lines.
 
 AR_SOURCE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-AR_CACHE=${AR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/agent-router}
+# Where npm packages are kept. Root's own home is closed to the user that tasks run as, so root's is elsewhere.
+if [ "$(id -u)" -eq 0 ]; then
+        AR_CACHE=${AR_CACHE:-/var/cache/agent-router}
+else
+        AR_CACHE=${AR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/agent-router}
+fi
 
 say() { printf '%s\n' "$*"; }
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }

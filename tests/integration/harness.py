@@ -345,11 +345,11 @@ def main(namespace, config=None, manifests=None):
     instance, failed = None, 0
     for number, test in enumerate(tests, 1):
         name = test.__name__.removeprefix('test_').replace('_', ' ')
-        start = time.monotonic()
+        start, takes_instance = time.monotonic(), bool(inspect.signature(test).parameters)
         try:
-            if inspect.signature(test).parameters and instance is None:
+            if takes_instance and instance is None:
                 instance = Instance(config or CONFIG, manifests=manifests)
-            test(*([instance] if inspect.signature(test).parameters else []))
+            test(*([instance] if takes_instance else []))
             print(f'ok {number} - {name}', flush=True)
             diagnose(f'{time.monotonic() - start:.2f} s')
         except Skip as e:
@@ -360,7 +360,8 @@ def main(namespace, config=None, manifests=None):
             diagnose(traceback.format_exc())
             if instance:
                 diagnose_logs(instance)
-            if isinstance(e, KeyboardInterrupt):
+            if isinstance(e, KeyboardInterrupt) or (instance is None and takes_instance):
+                print('Bail out! no instance', flush=True)
                 break
     if instance:
         instance.close()
@@ -368,7 +369,7 @@ def main(namespace, config=None, manifests=None):
 
 
 def diagnose_logs(instance):
-    diagnose('instance log (its end):\n' + '\n'.join(instance.logs().splitlines()[-60:]))
+    diagnose('instance log (its end):\n' + '\n'.join(line[:300] for line in instance.logs().splitlines()[-40:]))
 
 
 def diagnose(text):

@@ -197,7 +197,21 @@ def test_the_control_socket_knows_its_callers(it):
         raise Skip('only root can become another user')
     if not shutil.which('setpriv'):
         raise Skip('setpriv is not installed')
-    outsider = harness.Client('http://localhost', unix=it.control, uid=harness.WORKER.pw_uid)
+    # Closed to others by the modes of the runner's directory and of the socket itself; opened for a caller that is not root.
+    it.control.parent.chmod(0o711)
+    it.control.chmod(0o666)
+    try:
+        outsider = harness.Client('http://localhost', unix=it.control, uid=harness.WORKER.pw_uid)
+        outsider.get('/keys').problem(403)
+        outsider.post('/keys', {'name': 'mine', 'role': 'submitter'}).problem(403)
+        task = outsider.submit('id -u', agent='sh', wait=30)
+        equal(task['principal'], f'uid:{harness.WORKER.pw_uid}')
+        equal(task['result']['text'], str(harness.WORKER.pw_uid), 'whom its task ran as')
+        equal([t['id'] for t in outsider.tasks()['tasks']], [task['id']], 'what it sees')
+        it.client.get(f'/tasks/{task["id"]}').problem(404)
+    finally:
+        it.control.chmod(0o660)
+        it.control.parent.chmod(0o700)
     argv = outsider.command('GET', '/status')
     equal(subprocess.run(argv, capture_output=True).returncode, 7, 'connecting as another user')
 

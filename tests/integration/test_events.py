@@ -95,4 +95,4 @@ def test_a_long_line_and_bytes_that_are_no_text(it):
 
 
 if __name__ == '__main__':
-    harness.main(globals(), config=harness.CONFIG + 'tasks: { capture: 1M }\n')
+    harness.main(globals(), config=harness.CONFIG + 'tasks: { capture: 4M }\n')
