@@ -97,11 +97,11 @@ static bool query_is_known(Request *q) {
         return true;
 }
 
-static bool authenticate(Request *q, bool *ret_failed) {
+/* False: the request was answered. */
+static bool authenticate(Request *q, Role role) {
         int r = 0;
 
-        *ret_failed = false;
-        if (q->route->role == ROLE_NONE)
+        if (role == ROLE_NONE)
                 return true;
         if (q->authorization || q->principal.role == ROLE_NONE) {
                 q->principal = (Principal){};
@@ -114,16 +114,18 @@ static bool authenticate(Request *q, bool *ret_failed) {
         if (r == AUTH_E_DENIED) {
                 request_problem(q, 401, NULL, "a valid API key is needed: 'Authorization: Bearer ark_…'; "
                                 "make one with 'agent-routerctl key create --name NAME'");
-                *ret_failed = true;
-        } else if (r) {
-                request_failed(q, r);
-                *ret_failed = true;
-        } else if (q->principal.role < q->route->role) {
-                request_problem(q, 403, NULL, "this needs the role %s; the caller has the role %s", role_name(q->route->role),
-                                role_name(q->principal.role));
-                *ret_failed = true;
+                return false;
         }
-        return !*ret_failed;
+        if (r) {
+                request_failed(q, r);
+                return false;
+        }
+        if (q->principal.role < role) {
+                request_problem(q, 403, NULL, "this needs the role %s; the caller has the role %s", role_name(role),
+                                role_name(q->principal.role));
+                return false;
+        }
+        return true;
 }
 
 static const char *allow_list(const char *path) {
@@ -144,7 +146,6 @@ static const char *allow_list(const char *path) {
 
 void route_dispatch(Request *q) {
         ApiMethod method = q->method == API_HEAD ? API_GET : q->method;
-        bool failed;
         int r;
 
         if (str_starts(q->path, "/v1/"))
@@ -152,6 +153,9 @@ void route_dispatch(Request *q) {
         for (size_t i = 0; i < api_n_routes && !q->route; i++)
                 if (api_routes[i].method == method && route_match(api_routes[i].pattern, q->path, q->params))
                         q->route = &api_routes[i];
+        /* A caller without a key is not told what there is. */
+        if (!authenticate(q, q->route ? q->route->role : ROLE_SUBMITTER))
+                return;
         if (!q->route) {
                 const char *allow = allow_list(q->path);
                 if (q->method == API_OTHER)
@@ -163,7 +167,7 @@ void route_dispatch(Request *q) {
                         request_problem(q, 404, NULL, "there is nothing at this path; GET /openapi.json lists what there is");
                 return;
         }
-        if (!authenticate(q, &failed) || !query_is_known(q))
+        if (!query_is_known(q))
                 return;
         r = q->route->fn(q);
         if (r)
