@@ -373,10 +373,11 @@ static int daemon_start(Daemon *d, const Arguments *a) {
 }
 
 static void daemon_deinit(Daemon *d) {
-        launcher_client_free(d->launcher);
-        sched_free(d->sched);
-        api_free(d->api);
+        /* The store first: whoever still waits for it is told so and must be there. Runs own their Workers: before the client. */
         store_close(d->store);
+        sched_free(d->sched);
+        launcher_client_free(d->launcher);
+        api_free(d->api);
         metrics_free(d->metrics);
         config_free(d->config);
         reactor_free(d->reactor);

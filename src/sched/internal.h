@@ -76,6 +76,8 @@ int run_start(SchedTask *task) _must_check_;
 /* A run found in the store at start, waiting for the launcher's LIST. */
 int run_recover(SchedTask *task, StoreTask *record, const StoreAttempt *attempt) _must_check_;
 void run_cancel(SchedRun *run);
+/* True where the attempt's end is already written: the task, which would run again, is cancelled after it. */
+bool run_cancel_ending(SchedRun *run) _must_check_;
 /* Once more after a full store. */
 void run_retry(SchedRun *run);
 SchedRun *run_free(SchedRun *run);

@@ -25,6 +25,9 @@
 /* Events that carry the outcome are kept past capture_max, up to this many times it. */
 #define RUN_ESSENTIAL_FACTOR 2
 #define RUN_LINE_CUT 1u                 /* StoreAttempt.stdout_flags: in the middle of a cut line */
+/* Text of the `result` event; the task's result has up to ADAPTER_RESULT_MAX, and an event stream carries it once more. */
+#define RUN_RESULT_EVENT_MAX KIB(256)
+#define RUN_DETAIL_MAX 320
 
 typedef enum RunPhase {
         RUN_COMMITTING,
@@ -33,6 +36,18 @@ typedef enum RunPhase {
         RUN_EXITED,
         RUN_ENDING,
 } RunPhase;
+
+/* What follows the end of an attempt, by outcome. */
+typedef struct RunEnd {
+        const char *outcome;            /* of the attempt */
+        const char *reason;
+        const char *detail;
+        TaskEvent event;
+        bool retryable;
+        uint64_t retry_after_us;
+        const char *text;               /* of a `result` event to append; NULL: none */
+        size_t n_text;
+} RunEnd;
 
 typedef struct RunStream {
         Buf line;                       /* received, not yet in the store */
@@ -56,7 +71,9 @@ struct SchedRun {
         bool waiting;
         bool dirty;                     /* something was written since the wait began */
         bool listed;                    /* the launcher's LIST has confirmed it */
-        bool sent;                      /* SPAWN was sent to this generation of the launcher */
+        bool blocked;                   /* the store was full: output waits for the next try */
+        bool stale;                     /* the adapter has seen lines that the store undid */
+        bool has_result;                /* a `result` event was stored */
         bool timed_out;
         const char *timeout_reason;
         uint64_t picked_us;             /* monotonic */
@@ -65,6 +82,9 @@ struct SchedRun {
         uint64_t inactivity_us;
         uint32_t grace_ms;
         WorkerExit exit;
+        RunEnd end;                     /* EXITED without an exit record: lost, or not spawned */
+        char end_detail[RUN_DETAIL_MAX];
+        bool has_end;
         TaskState next;                 /* ENDING: the state written */
         uint64_t next_due_us;
 };
@@ -141,17 +161,22 @@ static void on_timeout(Timer *timer) {
         run_stop_worker(run);
 }
 
-static void on_inactivity(Timer *timer) {
-        SchedRun *run = container_of(timer, SchedRun, inactivity);
-
-        run->timed_out = true;
-        run->timeout_reason = "inactivity";
-        run_stop_worker(run);
-}
-
 static void run_touch(SchedRun *run) {
         if (run->inactivity_us && run->phase == RUN_RUNNING && !run->timed_out)
                 timer_set(&run->inactivity, clock_monotonic_us() + run->inactivity_us);
+}
+
+static void on_inactivity(Timer *timer) {
+        SchedRun *run = container_of(timer, SchedRun, inactivity);
+
+        /* What it prints can't reach us: that is no fault of the agent's. */
+        if (run->blocked || !launcher_client_is_ready(run->sched->client)) {
+                run_touch(run);
+                return;
+        }
+        run->timed_out = true;
+        run->timeout_reason = "inactivity";
+        run_stop_worker(run);
 }
 
 /* The timeout counts from the attempt's start, a restart of the router included. */
@@ -218,10 +243,8 @@ static int run_refuse(SchedTask *task, StoreTask *record, const char *why) {
         r = sched_write_state(s, record, TASK_EVENT_FAIL, "unsupported", why);
         int e = store_end(s->store, r == 0);
         r = r ?: e;
-        if (!r) {
-                metric_add(metric_get(s->metrics.finished, task_state_name(TASK_FAILED)), 1);
+        if (!r)
                 sched_settle(task, TASK_FAILED, 0);
-        }
         return r;
 }
 
@@ -310,16 +333,6 @@ static void add_usage(int64_t *sum, int64_t v) {
                 *sum = MAX(*sum, INT64_C(0)) + v;
 }
 
-/* What follows the end of an attempt, by outcome. */
-typedef struct RunEnd {
-        const char *outcome;            /* of the attempt */
-        const char *reason;
-        const char *detail;
-        TaskEvent event;
-        bool retryable;
-        uint64_t retry_after_us;
-} RunEnd;
-
 static TaskEvent run_decide(SchedRun *run, RunEnd *end) {
         uint64_t backoff_us;
 
@@ -343,29 +356,88 @@ static TaskEvent run_decide(SchedRun *run, RunEnd *end) {
         return TASK_EVENT_DELAY;
 }
 
-/* Writes attempt and task in one request; on success the run is ENDING and a wait is under way. */
+static int run_append(SchedRun *run, StoreEvent *event) {
+        uint64_t seq;
+        int r;
+
+        event->attempt = run->attempt->number;
+        event->at_us = clock_realtime_us();
+        r = store_event_append(run->sched->store, &run->task->id, event, &seq);
+        if (!r)
+                run->attempt->captured_bytes += event->n_data + event->n_raw;
+        return r;
+}
+
+/* The answer as an event, where the agent's own output had none: bounded, cut at a character's end. */
+static int run_append_result(SchedRun *run, const char *text, size_t n) {
+        _cleanup_(buf_deinit) Buf data = BUF_NULL;
+        StoreEvent event = { .type = "result", .stream = 0 };
+        bool truncated = n > RUN_RESULT_EVENT_MAX;
+        int r;
+
+        if (truncated)
+                for (n = RUN_RESULT_EVENT_MAX; n > 0 && ((unsigned char)text[n] & 0xc0) == 0x80; n--)
+                        ;
+        r = buf_append_str(&data, "{\"text\":");
+        r = r ?: json_append_string(&data, text, n);
+        r = r ?: buf_append_str(&data, truncated ? ",\"truncated\":true}" : "}");
+        if (r)
+                return error_fold(r);
+        event.data = (const char *)buf_data(&data);
+        event.n_data = buf_size(&data);
+        return run_append(run, &event);
+}
+
+/* What a request that the store undid leaves as it was. */
+typedef struct RunBefore {
+        TaskState state;
+        uint64_t updated_us, finished_us, not_before_us, captured_bytes;
+} RunBefore;
+
+static RunBefore run_before(const SchedRun *run) {
+        return (RunBefore){ .state = run->record->state, .updated_us = run->record->updated_us,
+                            .finished_us = run->record->finished_us, .not_before_us = run->record->not_before_us,
+                            .captured_bytes = run->attempt->captured_bytes };
+}
+
+static void run_undo(SchedRun *run, const RunBefore *before) {
+        run->record->state = before->state;
+        run->record->updated_us = before->updated_us;
+        run->record->finished_us = before->finished_us;
+        run->record->not_before_us = before->not_before_us;
+        run->attempt->captured_bytes = before->captured_bytes;
+        run->attempt->open = true;
+        run->attempt->finished_us = 0;
+}
+
+/* Writes attempt and task in one request; on success the run is ENDING and a wait is under way, else nothing changed. */
 static int run_write_end(SchedRun *run, RunEnd *end) {
         Sched *s = run->sched;
+        const RunBefore before = run_before(run);
         TaskEvent event = run_decide(run, end);
         int r;
 
         r = store_begin(s->store);
-        if (r)
+        if (r) {
+                run_undo(run, &before);
                 return r;
+        }
         run->record->cancel_requested = run->task->cancel_requested;
-        r = run_attempt_end(run, end->outcome, end->reason, end->detail);
+        if (event == TASK_EVENT_SUCCEED && end->text)
+                r = run_append_result(run, end->text, end->n_text);
+        r = r ?: run_attempt_end(run, end->outcome, end->reason, end->detail);
         r = r ?: sched_write_state(s, run->record, event, end->reason, end->detail);
         int e = store_end(s->store, r == 0);
         r = r ?: e;
-        if (r)
+        if (r) {
+                run_undo(run, &before);
                 return r;
+        }
         run->next = run->record->state;
         run->phase = RUN_ENDING;
         timer_clear(&run->timeout);
         timer_clear(&run->inactivity);
         metric_add(metric_get(s->metrics.attempts, end->outcome), 1);
-        if (task_state_is_final(run->next))
-                metric_add(metric_get(s->metrics.finished, task_state_name(run->next)), 1);
         metric_observe(s->metrics.duration, seconds_between(run->attempt->started_us, run->attempt->finished_us));
         run->dirty = true;
         run_commit(run);
@@ -389,6 +461,18 @@ static void run_ended(SchedRun *run) {
         sched_settle(task, next, due_us);
 }
 
+/* The attempt's row as it is now. */
+static int run_save(SchedRun *run) {
+        int r, e;
+
+        r = store_begin(run->sched->store);
+        if (r)
+                return r;
+        r = store_attempt_update(run->sched->store, run->attempt);
+        e = store_end(run->sched->store, r == 0);
+        return r ?: e;
+}
+
 static void run_spawn(SchedRun *run) {
         Sched *s = run->sched;
         WorkerSpec spec;
@@ -402,6 +486,17 @@ static void run_spawn(SchedRun *run) {
         }
         if (!run->command || !s->client || !launcher_client_is_ready(s->client))
                 return;         /* on_ready comes back to it */
+        if (!id_equal(&run->attempt->generation, &s->generation)) {
+                /* Another launcher since the row was written: a restarted router must know whom to ask for the attempt. */
+                Id generation = run->attempt->generation;
+                run->attempt->generation = s->generation;
+                if (run_save(run)) {
+                        run->attempt->generation = generation;
+                        sched_retry_later(s);
+                } else
+                        run_commit(run);
+                return;
+        }
         spec = (WorkerSpec){
                 .attempt = run->attempt->id,
                 .task = run->task->id,
@@ -423,21 +518,18 @@ static void run_spawn(SchedRun *run) {
                 .network = run->command->network,
         };
         r = launcher_spawn(s->client, &spec, run, &run->worker);
-        if (r == WORKER_E_BUSY || r == WORKER_E_NOT_READY) {
-                sched_retry_later(s);
-                return;
-        }
+        if (r == WORKER_E_BUSY || r == WORKER_E_NOT_READY)
+                return;         /* on_drain or on_ready comes back to it */
         if (r) {
                 RunEnd end = { .outcome = "spawn_failed", .event = TASK_EVENT_FAIL, .retryable = r < 0,
                                .reason = r > 0 ? "too_large" : "spawn_failed",
-                               .detail = r > 0 ? "its command line and environment do not fit the launcher's message"
+                               .detail = r > 0 ? launcher_client_too_large(s->client)
                                                : "the launcher could not be asked: out of memory or descriptors" };
                 if (run_write_end(run, &end))
                         sched_retry_later(s);
                 return;
         }
         run->phase = RUN_SPAWNING;
-        run->sent = true;
 }
 
 /* ---- durability ---- */
@@ -466,15 +558,14 @@ static void on_wait(StoreWait *wait, int error) {
         for (unsigned i = 0; i < ELEMENTSOF(run->streams); i++)
                 if (run->worker && run->streams[i].waiting > 0)
                         worker_acked(run->worker, i + 1, run->streams[i].waiting);
-        if (run->dirty) {
-                run_commit(run);
-                return;
-        }
-        if (run->phase == RUN_ENDING) {
+        if (run->phase == RUN_ENDING && !run->dirty) {
                 run_ended(run);
                 return;
         }
+        /* Told after each commit: an agent that never pauses would leave its watchers waiting else. */
         sched_notify(run->task, false);
+        if (run->dirty)
+                run_commit(run);
 }
 
 /* ---- output ---- */
@@ -485,22 +576,12 @@ typedef struct LineContext {
         const char *raw;
         size_t n_raw;
         unsigned n_events;
+        bool kept;                      /* the line itself is in the store */
 } LineContext;
 
+/* What the outcome is made from, a line that only says something to the adapter (a session, a success) included. */
 static bool event_is_essential(const char *type) {
-        return streq(type, "text") || streq(type, "usage") || streq(type, "result") || streq(type, "error");
-}
-
-static int run_append(SchedRun *run, StoreEvent *event) {
-        uint64_t seq;
-        int r;
-
-        event->attempt = run->attempt->number;
-        event->at_us = clock_realtime_us();
-        r = store_event_append(run->sched->store, &run->task->id, event, &seq);
-        if (!r)
-                run->attempt->captured_bytes += event->n_data + event->n_raw;
-        return r;
+        return streq(type, "text") || streq(type, "usage") || streq(type, "result") || streq(type, "error") || streq(type, "raw");
 }
 
 static int run_append_truncated(SchedRun *run, unsigned stream, const char *what, uint64_t limit) {
@@ -519,14 +600,18 @@ static int on_event(void *userdata, const char *type, const char *data, size_t n
         uint64_t max = run->sched->config.capture_max, kept = run->attempt->captured_bytes;
         StoreEvent event = { .type = type, .data = data, .n_data = n_data, .stream = c->stream };
 
-        /* The line itself is kept once, with its first event. */
-        if (c->n_events++ == 0) {
+        c->n_events++;
+        if (kept > max && (kept > max * RUN_ESSENTIAL_FACTOR || !event_is_essential(type)))
+                return 0;
+        /* The line itself is kept once, with the first of its events that is. */
+        if (!c->kept) {
                 event.raw = c->raw;
                 event.n_raw = c->n_raw;
         }
-        if (kept > max && (kept > max * RUN_ESSENTIAL_FACTOR || !event_is_essential(type)))
-                return 0;
+        c->kept = true;
         int r = run_append(run, &event);
+        if (!r && streq(type, "result"))
+                run->has_result = true;
         if (!r && kept <= max && run->attempt->captured_bytes > max)
                 r = run_append_truncated(run, c->stream, "output", max);
         return r;
@@ -552,10 +637,35 @@ static void run_set_offset(SchedRun *run, unsigned i, uint64_t offset) {
         *(i == 0 ? &run->attempt->stdout_offset : &run->attempt->stderr_offset) = offset;
 }
 
+static int replay_event(const StoreEvent *event, void *userdata) {
+        SchedRun *run = userdata;
+
+        if (event->attempt != run->attempt->number)
+                return 0;
+        run->has_result |= streq(event->type, "result");
+        return event->raw ? adapter_run_line(run->adapter, event->stream, event->raw, event->n_raw, NULL, NULL) : 0;
+}
+
+/* Brings the adapter to where the stored lines have left it: after a restart, and after lines that the store undid. */
+static int run_replay(SchedRun *run) {
+        AdapterRun *adapter = NULL;
+        int r;
+
+        r = adapter_run_new(&adapter, run->task->agent->adapter);
+        if (r)
+                return error_trace(r);
+        adapter_run_free(run->adapter);
+        run->adapter = adapter;
+        run->has_result = false;
+        r = store_event_list(run->sched->store, &run->task->id, 0, UINT32_MAX, replay_event, run);
+        run->stale = r != 0;
+        return error_fold(r);
+}
+
 /*
  * Turns what is buffered into events, line by line, in one store request; `last` takes an unfinished line too. The
- * adapter has seen a line before the store may refuse it; that is only possible where the disk is full, and then the
- * line is offered again: text may be doubled in the run's own memory, never in the store.
+ * adapter has seen a line before the store may refuse it (a full disk): then the adapter is made anew from what is
+ * stored, and the line is offered again.
  */
 static int run_consume(SchedRun *run, unsigned i, bool last) {
         RunStream *st = &run->streams[i];
@@ -567,6 +677,12 @@ static int run_consume(SchedRun *run, unsigned i, bool last) {
 
         if (!size)
                 return 0;
+        run->blocked = true;            /* until it has gone well */
+        if (run->stale) {
+                r = run_replay(run);
+                if (r)
+                        return error_trace(r);
+        }
         r = store_begin(run->sched->store);
         if (r)
                 return r;
@@ -603,8 +719,10 @@ static int run_consume(SchedRun *run, unsigned i, bool last) {
                 run_set_offset(run, i, st->committed);
                 *run_flags(run, i) = st->flags;
                 run->attempt->captured_bytes = captured;
+                run->stale = true;
                 return r;
         }
+        run->blocked = false;
         if (used) {
                 st->flags = flags;
                 st->committed += used;
@@ -635,28 +753,34 @@ static void on_output(Worker *worker, unsigned stream, uint64_t offset, const ui
                 log_error("no memory for output: it is sent again after a reconnect");
                 return;
         }
-        if (run_consume(run, stream - 1, false))
+        /* While the store is full, the timer tries. */
+        if (!run->blocked && run_consume(run, stream - 1, false))
                 sched_retry_later(run->sched);
 }
 
 /* ---- end ---- */
 
-static int run_append_usage(SchedRun *run, const StoreUsage *u) {
-        Sched *s = run->sched;
-        const struct { const char *kind; int64_t n; int64_t *sum; } all[] = {
-                { "input", u->input_tokens, &run->record->usage.input_tokens },
-                { "cached_input", u->cached_input_tokens, &run->record->usage.cached_input_tokens },
-                { "output", u->output_tokens, &run->record->usage.output_tokens },
-                { "reasoning", u->reasoning_tokens, &run->record->usage.reasoning_tokens },
+static void run_add_usage(SchedRun *run, const StoreUsage *u) {
+        StoreUsage *sum = &run->record->usage;
+
+        add_usage(&sum->input_tokens, u->input_tokens);
+        add_usage(&sum->cached_input_tokens, u->cached_input_tokens);
+        add_usage(&sum->output_tokens, u->output_tokens);
+        add_usage(&sum->reasoning_tokens, u->reasoning_tokens);
+        add_usage(&sum->cost_microusd, u->cost_microusd);
+}
+
+static void run_count_usage(SchedRun *run, const StoreUsage *u) {
+        const struct { const char *kind; int64_t n; } all[] = {
+                { "input", u->input_tokens },
+                { "cached_input", u->cached_input_tokens },
+                { "output", u->output_tokens },
+                { "reasoning", u->reasoning_tokens },
         };
 
-        for (size_t i = 0; i < ELEMENTSOF(all); i++) {
-                add_usage(all[i].sum, all[i].n);
+        for (size_t i = 0; i < ELEMENTSOF(all); i++)
                 if (all[i].n > 0)
-                        metric_add(metric_get(s->metrics.tokens, all[i].kind), (double)all[i].n);
-        }
-        add_usage(&run->record->usage.cost_microusd, u->cost_microusd);
-        return 0;
+                        metric_add(metric_get(run->sched->metrics.tokens, all[i].kind), (double)all[i].n);
 }
 
 static int run_set_result(SchedRun *run, const AdapterOutcome *o) {
@@ -681,7 +805,7 @@ static void run_finish(SchedRun *run) {
         Sched *s = run->sched;
         AdapterOutcome outcome = {};
         RunEnd end = {};
-        char detail[320];
+        char detail[RUN_DETAIL_MAX];
         StoreUsage before = run->record->usage;
         int r;
 
@@ -715,6 +839,10 @@ static void run_finish(SchedRun *run) {
         } else if (outcome.succeeded) {
                 end.outcome = "succeeded";
                 end.event = TASK_EVENT_SUCCEED;
+                if (!run->has_result && outcome.text) {
+                        end.text = outcome.text;
+                        end.n_text = outcome.n_text;
+                }
         } else {
                 end.outcome = "failed";
                 end.event = TASK_EVENT_FAIL;
@@ -726,21 +854,44 @@ static void run_finish(SchedRun *run) {
         }
         r = sched_set_str(&run->attempt->session, outcome.session);
         r = r ?: run_set_result(run, &outcome);
-        r = r ?: run_append_usage(run, &outcome.usage);
-        r = r ?: run_write_end(run, &end);
+        if (!r) {
+                run_add_usage(run, &outcome.usage);
+                r = run_write_end(run, &end);
+        }
         if (r) {
                 run->record->usage = before;
                 sched_retry_later(s);
-        }
+        } else
+                run_count_usage(run, &outcome.usage);
+}
+
+/* An end that needs no exit record; again where the store was full. */
+static void run_finish_without_record(SchedRun *run) {
+        RunEnd end = run->end;
+        int r;
+
+        r = run_consume(run, 0, true);
+        r = r ?: run_consume(run, 1, true);
+        r = r ?: run_write_end(run, &end);
+        if (r)
+                sched_retry_later(run->sched);
+}
+
+static void run_end_without_record(SchedRun *run, RunEnd end) {
+        snprintf(run->end_detail, sizeof(run->end_detail), "%s", end.detail ?: "");
+        run->end = end;
+        run->end.detail = *run->end_detail ? run->end_detail : NULL;
+        run->has_end = true;
+        run->phase = RUN_EXITED;
+        timer_clear(&run->timeout);
+        timer_clear(&run->inactivity);
+        run_finish_without_record(run);
 }
 
 static void run_lost(SchedRun *run, const char *detail) {
-        RunEnd end = { .outcome = "lost", .reason = "lost", .detail = detail, .event = TASK_EVENT_FAIL, .retryable = true };
-
-        run->phase = RUN_EXITED;
         run->exit = (WorkerExit){ .how = LAUNCH_HOW_LOST };
-        if (run_write_end(run, &end))
-                sched_retry_later(run->sched);
+        run_end_without_record(run, (RunEnd){ .outcome = "lost", .reason = "lost", .detail = detail, .event = TASK_EVENT_FAIL,
+                                              .retryable = true });
 }
 
 static void on_exited(Worker *worker, const WorkerExit *exit) {
@@ -761,7 +912,6 @@ static void on_exited(Worker *worker, const WorkerExit *exit) {
 static void on_spawned(Worker *worker, uint64_t execed_at_us) {
         SchedRun *run = worker->userdata;
         uint64_t now_us = clock_monotonic_us();
-        int r;
 
         if (!run || run->phase != RUN_SPAWNING)
                 return;
@@ -773,13 +923,8 @@ static void on_spawned(Worker *worker, uint64_t execed_at_us) {
         run->command = NULL;
         run_arm(run);
         run_log(run, LOG_INFO, LOG_ID_TASK_STARTED, "started");
-        r = store_begin(run->sched->store);
-        if (!r) {
-                r = store_attempt_update(run->sched->store, run->attempt);
-                int e = store_end(run->sched->store, r == 0);
-                r = r ?: e;
-        }
-        if (!r) {
+        /* Where the store is full, the time goes with the next write. */
+        if (run_save(run) == 0) {
                 run->dirty = true;
                 run_commit(run);
         }
@@ -793,24 +938,32 @@ static bool stage_is_passing(int error) {
 
 static void on_spawn_failed(Worker *worker, const char *stage, int error, const char *text) {
         SchedRun *run = worker->userdata;
-        RunEnd end = { .outcome = "spawn_failed", .event = TASK_EVENT_FAIL, .reason = "spawn_failed", .detail = text };
 
-        if (!run)
+        if (!run || run->phase >= RUN_EXITED)
                 return;
         run->worker = NULL;     /* the client frees it */
-        if (streq(stage, "workspace"))
-                end.reason = "workspace";
-        end.retryable = stage_is_passing(error);
-        run->phase = RUN_EXITED;
-        if (run_write_end(run, &end))
-                sched_retry_later(run->sched);
+        run_end_without_record(run, (RunEnd){ .outcome = "spawn_failed", .event = TASK_EVENT_FAIL,
+                                              .reason = streq(stage, "workspace") ? "workspace" : "spawn_failed",
+                                              .detail = text, .retryable = stage_is_passing(error) });
 }
 
 /* ---- cancel, retry ---- */
 
 void run_cancel(SchedRun *run) {
-        /* COMMITTING looks at cancel_requested before it spawns; EXITED and ENDING are past it. */
-        run_stop_worker(run);
+        /* EXITED and ENDING are past it. */
+        if (run->phase == RUN_COMMITTING && !run->waiting)
+                run_spawn(run); /* it waits for the launcher: looks at cancel_requested first */
+        else
+                run_stop_worker(run);
+}
+
+bool run_cancel_ending(SchedRun *run) {
+        if (run->phase != RUN_ENDING)
+                return false;
+        run->next = TASK_CANCELLED;
+        run->dirty = true;
+        run_commit(run);
+        return true;
 }
 
 void run_retry(SchedRun *run) {
@@ -826,10 +979,10 @@ void run_retry(SchedRun *run) {
                                 sched_retry_later(run->sched);
                 break;
         case RUN_EXITED:
-                if (run->worker && run->exit.how != LAUNCH_HOW_LOST)
-                        run_finish(run);
+                if (run->has_end)
+                        run_finish_without_record(run);
                 else
-                        run_lost(run, "the launcher lost it");
+                        run_finish(run);
                 break;
         case RUN_ENDING:
                 break;
@@ -837,14 +990,6 @@ void run_retry(SchedRun *run) {
 }
 
 /* ---- recovery ---- */
-
-static int replay_event(const StoreEvent *event, void *userdata) {
-        SchedRun *run = userdata;
-
-        if (event->attempt != run->attempt->number || !event->raw)
-                return 0;
-        return adapter_run_line(run->adapter, event->stream, event->raw, event->n_raw, NULL, NULL);
-}
 
 static int copy_attempt(StoreAttempt *to, const StoreAttempt *from) {
         int r;
@@ -866,8 +1011,7 @@ int run_recover(SchedTask *task, StoreTask *record_take, const StoreAttempt *att
         if (r)
                 return error_trace(r);
         r = copy_attempt(run->attempt, attempt);
-        if (!r)
-                r = error_fold(store_event_list(task->sched->store, &task->id, 0, UINT32_MAX, replay_event, run));
+        r = r ?: run_replay(run);
         if (r) {
                 run_free(run);
                 return error_trace(r);
@@ -892,16 +1036,17 @@ static Worker *on_listed(LauncherClient *client, const Id *attempt, uint32_t pid
                 if (!id_equal(&run->attempt->id, attempt))
                         continue;
                 run->listed = true;
-                run->sent = true;
                 if (!run->worker) {
                         const uint64_t offsets[2] = { run->streams[0].committed, run->streams[1].committed };
                         if (worker_adopt(client, attempt, offsets, run, &run->worker))
                                 return NULL;
-                        if (run->phase == RUN_SPAWNING)
-                                run->phase = RUN_RUNNING;
                         adapter_command_free(run->command);
                         run->command = NULL;
-                        run_arm(run);
+                        /* Where the store does not know of its execve, on_spawned tells. */
+                        if (run->phase == RUN_SPAWNING && run->attempt->execed_us)
+                                run->phase = RUN_RUNNING;
+                        if (run->phase == RUN_RUNNING)
+                                run_arm(run);
                         if (run->task->cancel_requested)
                                 run_stop_worker(run);
                 }
@@ -934,7 +1079,6 @@ static void on_ready(LauncherClient *client, const Id *generation) {
                         run->worker = NULL;
                 }
                 if (run->phase == RUN_COMMITTING) {
-                        run->attempt->generation = *generation;
                         if (!run->waiting)
                                 run_spawn(run);
                         continue;
@@ -943,9 +1087,10 @@ static void on_ready(LauncherClient *client, const Id *generation) {
                  * The launcher keeps an attempt until the router says FORGET, which follows the durable end: one that this very
                  * launcher does not hold was never begun, and may be. Another launcher's are lost.
                  */
-                if (same && run->command && run->phase == RUN_SPAWNING)
+                if (same && run->command && run->phase == RUN_SPAWNING) {
+                        run->phase = RUN_COMMITTING;    /* its row is durable; only the SPAWN is missing */
                         run_spawn(run);
-                else
+                } else
                         run_lost(run, "the launcher that ran it is gone");
         }
         sched_kick(s);
@@ -957,7 +1102,18 @@ static void on_lost(LauncherClient *client, int error) {
                   error ? strerror(-error) : "closed");
 }
 
+static void on_drain(LauncherClient *client) {
+        Sched *s = launcher_client_userdata(client);
+
+        list_for_each_safe(i, &s->runs) {
+                SchedRun *run = container_of(i, SchedRun, link);
+                if (run->phase == RUN_COMMITTING && !run->waiting)
+                        run_spawn(run);
+        }
+}
+
 const LauncherVtable sched_launcher_vtable = {
+        .on_drain = on_drain,
         .on_ready = on_ready,
         .on_listed = on_listed,
         .on_spawned = on_spawned,

@@ -159,6 +159,7 @@ void sched_settle(SchedTask *t, TaskState state, uint64_t due_us) {
         t->state = (uint8_t)state;
         t->due_us = due_us;
         if (task_state_is_final(state)) {
+                metric_add(metric_get(s->metrics.finished, task_state_name(state)), 1);
                 sched_notify(t, true);
                 task_free(t);
                 sched_kick(s);
@@ -436,16 +437,18 @@ int sched_cancel(Sched *s, const Id *id) {
                 return 0;
 
         record->cancel_requested = true;
-        if (t->run) {
+        if (record->state == TASK_RUNNING) {
                 record->updated_us = clock_realtime_us();
                 r = store_task_update(s->store, record);
         } else
-                r = sched_write_state(s, record, TASK_EVENT_CANCEL, "cancelled", "cancelled before it ran");
+                r = sched_write_state(s, record, TASK_EVENT_CANCEL, "cancelled", "cancelled while it waited");
         if (r == STORE_E_FULL || r == STORE_E_FAILED)
                 return SCHED_E_UNAVAILABLE;
         if (r)
                 return error_fold(r);
         t->cancel_requested = true;
+        if (t->run && record->state == TASK_CANCELLED && run_cancel_ending(t->run))
+                return 0;
         /* It must not be picked between now and the commit. */
         heap_remove(t->state == TASK_DELAYED ? &s->delayed : &t->agent->ready, &t->heap);
         store_wait_cancel(&t->wait);
@@ -610,19 +613,20 @@ typedef struct IdList {
         size_t n;
 } IdList;
 
-static int collect_orphan(const StoreTask *record, void *userdata) {
-        void **args = userdata;
-        IdList *l = args[1];
-        Id *ids;
+static int id_list_add(IdList *l, const Id *id) {
+        Id *ids = reallocarray(l->ids, l->n + 1, sizeof(*ids));
 
-        if (agent_find(args[0], record->agent))
-                return 0;
-        ids = reallocarray(l->ids, l->n + 1, sizeof(*ids));
         if (!ids)
                 return error_origin(-ENOMEM);
         l->ids = ids;
-        l->ids[l->n++] = record->id;
+        l->ids[l->n++] = *id;
         return 0;
+}
+
+static int collect_orphan(const StoreTask *record, void *userdata) {
+        void **args = userdata;
+
+        return agent_find(args[0], record->agent) ? 0 : id_list_add(args[1], &record->id);
 }
 
 /* Tasks whose agent is no longer configured fail with a reason instead of waiting for ever. */
@@ -638,6 +642,38 @@ static int recover_orphans(Sched *s) {
                         break;
                 r = store_task_load(s->store, &orphans.ids[i], 0, &record);
                 r = r ?: sched_write_state(s, record, TASK_EVENT_FAIL, "no_agent", "its agent is no longer configured");
+                int e = store_end(s->store, r == 0);
+                r = r ?: e;
+        }
+        free(orphans.ids);
+        return error_fold(r);
+}
+
+static int collect_orphan_attempt(const StoreAttempt *attempt, void *userdata) {
+        void **args = userdata;
+
+        return task_find(args[0], &attempt->task_id) ? 0 : id_list_add(args[1], &attempt->id);
+}
+
+/* The attempts of such tasks end with them; the launcher is told to kill what it holds of them by its LIST. */
+static int recover_orphan_attempts(Sched *s) {
+        IdList orphans = {};
+        int r;
+
+        r = store_attempt_list_open(s->store, collect_orphan_attempt, (void *[]){ s, &orphans });
+        for (size_t i = 0; r == 0 && i < orphans.n; i++) {
+                _cleanup_(store_attempt_freep) StoreAttempt *attempt = NULL;
+                r = store_begin(s->store);
+                if (r)
+                        break;
+                r = store_attempt_load(s->store, &orphans.ids[i], &attempt);
+                r = r ?: sched_set_str(&attempt->outcome, "lost");
+                r = r ?: sched_set_str(&attempt->reason, "no_agent");
+                if (!r) {
+                        attempt->open = false;
+                        attempt->finished_us = clock_realtime_us();
+                        r = store_attempt_update(s->store, attempt);
+                }
                 int e = store_end(s->store, r == 0);
                 r = r ?: e;
         }
@@ -687,6 +723,7 @@ int sched_recover(Sched *s) {
 
         r = recover_orphans(s);
         r = r ?: store_task_list_live(s->store, on_live_task, s);
+        r = r ?: recover_orphan_attempts(s);
         r = r ?: store_attempt_list_open(s->store, collect_attempt, s);
         r = r ?: recover_without_attempt(s);
         if (r)
