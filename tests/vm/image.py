@@ -120,7 +120,7 @@ def make(work, codename):
         'echo vm > "$1/etc/hostname"',
         # An id of its own, so that a first boot is not "first boot" with its presets; no password is needed anywhere.
         'echo uninitialized > "$1/etc/machine-id"',
-        'printf "/dev/vda / ext4 defaults 0 0\\n/dev/vdb /payload ext4 ro,nofail 0 0\\n" > "$1/etc/fstab"',
+        'printf "/dev/vda / ext4 defaults 0 0\\n" > "$1/etc/fstab"',
         *[f'ln -sf /dev/null "$1/etc/systemd/system/{unit}"' for unit in MASKED],
     ])
     log = work / "mmdebstrap.log"
