@@ -37,7 +37,8 @@ echo done
 def configure(vm):
     vm.run(f"cat >/etc/agent-router/agent-router.yaml <<'END'\n{CONFIG}END\n"
            f"cat >/etc/agent-router/agents.d/shell.yaml <<'END'\n{MANIFEST}END\n"
-           "install -d -o agent-router-worker /srv/agent-router/work", check=True)
+           "install -d -o agent-router-worker /srv/agent-router/work && systemctl restart agent-router-launcher agent-routerd",
+           check=True, seconds=240)
 
 
 def as_user(user, command):

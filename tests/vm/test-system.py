@@ -42,9 +42,8 @@ class System:
         status, out = self.run("dpkg -i /payload/agent-router.deb", seconds=300)
         expect(status == 0, out)
         guest.configure(self.vm)
-        status, out = self.run("systemctl restart agent-routerd && systemctl is-active agent-routerd "
-                               "agent-routerd-http.socket agent-routerd-control.socket agent-router-launcher.socket",
-                               seconds=180)
+        status, out = self.run("systemctl is-active agent-routerd agent-router-launcher "
+                               "agent-routerd-http.socket agent-routerd-control.socket agent-router-launcher.socket")
         expect(status == 0, out + self.run("journalctl -b -u 'agent-router*' --no-pager | tail -40")[1])
 
     def test_users_sockets_and_a_sealed_key(self):
@@ -95,7 +94,7 @@ class System:
             "-H 'Content-Type: application/json' -d '{\"prompt\":\"echo over $((40 + 2))\",\"agent\":\"shell\"}' http://127.0.0.1:8377/tasks")
         expect(status == 0, out)
         task = finish(self.vm, json.loads(out)["id"])
-        expect(task["state"] == "succeeded" and task["principal"] == "key:vm" and task["result"]["text"].strip() == "over 42", f"{task}")
+        expect(task["state"] == "succeeded" and task["principal"].startswith("key:vm/") and task["result"]["text"].strip() == "over 42", f"{task}")
 
     def test_the_journal_has_fields_and_explanations(self):
         task = submit(self.vm, "echo secret-of-the-prompt")
@@ -144,7 +143,7 @@ class System:
 
     def test_a_memory_hog_is_stopped(self):
         pids = main_pid(self.vm, "agent-routerd"), main_pid(self.vm, "agent-router-launcher")
-        task = finish(self.vm, submit(self.vm, "head -c 500M /dev/zero | tail -c 400M | wc -c"), 180)
+        task = finish(self.vm, submit(self.vm, "exec tail /dev/zero"), 180)
         expect(task["reason"] == "out_of_memory", f"{task['state']} {task['reason']} {task['detail']}")
         self.tap.note(f"memory hog: {task['reason']}: {task['detail']}; peak {task['attempts'][0].get('memory_peak_bytes')}")
         expect(pids == (main_pid(self.vm, "agent-routerd"), main_pid(self.vm, "agent-router-launcher")), "a service died of it")
