@@ -96,12 +96,15 @@ static _noreturn_ void home_janitor(int trash_fd) {
         int r;
 
         (void)prctl(PR_SET_NAME, "agent-janitor");
+        /* Sockets and pipes of the launcher must not live on here. */
+        if (dup3(trash_fd, 0, O_CLOEXEC) < 0)
+                _exit(1);
+        (void)syscall(SYS_close_range, 3, ~0U, 0);
+        trash_fd = 0;
         (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
         (void)setpriority(PRIO_PROCESS, 0, 10);
         r = home_empty(trash_fd);
-        if (r < 0)
-                log_warning("the home of a finished task can't be removed: %s", strerror(-r));
-        _exit(r < 0);
+        _exit(MIN(-r, 255));
 }
 
 static void homes_start_janitor(Homes *h);
@@ -109,12 +112,14 @@ static void homes_start_janitor(Homes *h);
 static void homes_on_janitor(LoopSource *source, uint32_t events) {
         Homes *h = container_of(source, Homes, janitor);
         int fd = source->fd;
-        siginfo_t info;
+        siginfo_t info = {};
 
         loop_remove(h->loop, source);
         while (waitid(P_PIDFD, (id_t)fd, &info, WEXITED) < 0 && errno == EINTR)
                 ;
         fd_close(fd);
+        if (info.si_code == CLD_EXITED && info.si_status)
+                log_warning("the home of a finished task can't be removed: %s", strerror(info.si_status));
         if (h->again)
                 homes_start_janitor(h);
 }

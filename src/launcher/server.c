@@ -27,6 +27,8 @@ static void server_disconnect(Server *s, const char *why) {
                 return;
         log_info("router disconnected: %s", why);
         loop_remove(&s->launcher->loop, &s->conn);
+        /* A child that is just being set up may still hold a copy. */
+        (void)shutdown(fd, SHUT_RDWR);
         fd_close(fd);
         free(s->in);
         s->in = NULL;

@@ -462,10 +462,15 @@ static void test_strangers_are_refused(void **state) {
 static void test_many_at_once(void **state) {
         Client *c = *state;
         Id attempts[40];
+        Message m;
         Run run;
 
         for (size_t i = 0; i < ELEMENTSOF(attempts); i++)
                 client_spawn(c, &attempts[i], "while [ ! -e all ]; do sleep 0.05; done");
+        for (size_t i = 0; i < ELEMENTSOF(attempts); i++) {
+                assert_true(client_receive(c, &m));
+                assert_int_equal(m.type, LAUNCH_SPAWNED);
+        }
         client_put_file(c, "ws/all", "", 0644);
         client_disconnect(c);
         client_connect(c);
