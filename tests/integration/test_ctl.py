@@ -708,6 +708,22 @@ def test_doctor_finds_clis_and_logins():
         equal((result.returncode, checks['store key']['status'], checks['gemini']['status']), (1, 'missing', 'warning'))
 
 
+def test_doctor_as_root_runs_no_program_of_others_as_root():
+    if os.geteuid() != 0:
+        raise harness.Skip('this is not root')
+    with folder() as d:
+        os.chmod(d, 0o755)
+        (d / 'bin').mkdir(mode=0o755)
+        codex = d / 'bin/codex'
+        codex.write_text('#!/bin/sh\necho "codex 1.$(id -u).$(id -G | tr " " -)"\n')
+        codex.chmod(0o755)
+        env = {'PATH': f'{d}/bin:/usr/bin:/bin'}
+        version = lambda: json.loads(ctl('doctor', '--json', env=env).stdout)['agents'][0]['version']
+        equal(version(), '1.0.' + '-'.join(map(str, dict.fromkeys([os.getegid(), *os.getgroups()]))))
+        os.chown(codex, 65534, 65534)
+        equal(version(), '1.65534.65534')
+
+
 # ---- help, manual, completions ----
 
 VERBS = ['submit', 'get', 'list', 'cancel', 'follow', 'key create', 'key list', 'key revoke', 'status', 'agents', 'doctor']
@@ -723,6 +739,7 @@ def test_help_manual_and_completions_agree():
         assert re.search(rf'^  {verb} ', general, re.M), f'{verb} in --help'
         text = expect(ctl(*verb.split(), '--help'), 0).stdout
         equal(ctl(*verb.split(), '-h').stdout, text)
+        equal(ctl('help', *verb.split()).stdout, text)
         assert text.startswith(f'usage: agent-routerctl {verb} '), text
         assert 'Exit codes: 0 ok' in text
         for option in re.findall(r'^  (?:-\w, |    )--([\w-]+)', text, re.M):
