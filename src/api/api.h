@@ -23,7 +23,8 @@ struct ApiConfig {
         const char *version;
 };
 
-int api_new(Api **ret_api, Reactor *reactor, Store *store, Sched *sched, Metrics *metrics, const ApiConfig *config) _must_check_;
+int api_new(Api **ret_api, Reactor *reactor, Store *store, Sched *sched, Metrics *metrics, const ApiConfig *config)
+        _must_check_;
 /* Every connection must be closed. */
 Api *api_free(Api *api);
 DEFINE_CLEANUP(Api, api_free);

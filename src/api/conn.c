@@ -1,9 +1,9 @@
 /*
  * conn: one connection. The only file that holds both a stream and a codec.
  *
- * One request is under way at a time. What a client pipelines behind it stays in `in` (bounded: reading pauses), and is fed
- * when the response is queued. A client that goes away while its request waits is noticed by the end of its input, except
- * that a half-closed one still gets the response to what it has sent.
+ * One request is under way at a time. What a client pipelines behind it stays in `in` (bounded: reading pauses), and is
+ * fed when the response is queued. A client that goes away while its request waits is noticed by the end of its input,
+ * except that a half-closed one still gets the response to what it has sent.
  *
  *   bytes → http1_feed → HTTP1_REQUEST: Request begins → HTTP1_BODY… → HTTP1_END → route_dispatch → conn_respond → next
  */
@@ -217,8 +217,10 @@ static int header_copy(const Http1Event *e, const char *name, char **ret_value) 
 
 /* http1.h and internal.h list the methods in the same order. */
 _Static_assert((int)API_GET == (int)HTTP_GET && (int)API_HEAD == (int)HTTP_HEAD && (int)API_POST == (int)HTTP_POST &&
-               (int)API_PUT == (int)HTTP_PUT && (int)API_DELETE == (int)HTTP_DELETE && (int)API_PATCH == (int)HTTP_PATCH &&
-               (int)API_OPTIONS == (int)HTTP_OPTIONS && (int)API_OTHER == (int)HTTP_METHOD_OTHER, "methods");
+                       (int)API_PUT == (int)HTTP_PUT && (int)API_DELETE == (int)HTTP_DELETE &&
+                       (int)API_PATCH == (int)HTTP_PATCH && (int)API_OPTIONS == (int)HTTP_OPTIONS &&
+                       (int)API_OTHER == (int)HTTP_METHOD_OTHER,
+               "methods");
 
 static int conn_begin_request(Conn *c, const Http1Event *e) {
         size_t n_path = strcspn(e->target, "?");

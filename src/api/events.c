@@ -1,8 +1,8 @@
 /*
- * events: GET /tasks/{id}/events as server-sent events. An EventStream reads the store from its cursor in bounded chunks,
- * sends a chunk when it is durable, and pulls the next when that is drained; a live task's watch says when there is more. So
- * a reconnect is a read from the store followed by a live join, without a gap or a repeat, and a slow client is simply
- * not pulled for. After the last event of an ended task comes `end`.
+ * events: GET /tasks/{id}/events as server-sent events. An EventStream reads the store from its cursor in bounded
+ * chunks, sends a chunk when it is durable, and pulls the next when that is drained; a live task's watch says when
+ * there is more. So a reconnect is a read from the store followed by a live join, without a gap or a repeat, and a slow
+ * client is simply not pulled for. After the last event of an ended task comes `end`.
  */
 
 #include <inttypes.h>

@@ -46,8 +46,8 @@ struct Api {
         void *userdata;
         struct {
                 MetricFamily *requests, *by_state;
-                Metric *connections, *connections_refused, *live, *waiting, *running, *launcher_up, *store_failed, *commits, *syncs,
-                        *sync_seconds, *wal_bytes, *database_bytes, *log_dropped, *uptime;
+                Metric *connections, *connections_refused, *live, *waiting, *running, *launcher_up, *store_failed,
+                        *commits, *syncs, *sync_seconds, *wal_bytes, *database_bytes, *log_dropped, *uptime;
         } metric;
 };
 
@@ -95,7 +95,10 @@ struct Request {
         bool with_prompt, with_transcript, with_raw;
 };
 
-/* Handlers fill the response and call request_finish() or request_problem(), or keep the request for later. -errno: 500. */
+/*
+ * Handlers fill the response and call request_finish() or request_problem(), or keep the request for later. -errno:
+ * 500.
+ */
 typedef int (*RouteFn)(Request *request);
 
 struct Route {

@@ -89,7 +89,8 @@ int api_key_post(Request *q) {
         if (!document)
                 return 0;
         rd = json_reader(document, "", &e);
-        if (json_get_string(&rd, "name", JSON_REQUIRED, 1, AUTH_KEY_NAME_MAX, &name, NULL) && !parse_name(name, AUTH_KEY_NAME_MAX))
+        if (json_get_string(&rd, "name", JSON_REQUIRED, 1, AUTH_KEY_NAME_MAX, &name, NULL) &&
+            !parse_name(name, AUTH_KEY_NAME_MAX))
                 json_error_set(&e, "/name", "expected letters, digits, '.', '_' and '-', at most %d bytes", AUTH_KEY_NAME_MAX);
         if (json_get_string(&rd, "role", 0, 1, 32, &role, NULL) && !role_from_name(role, &ignored))
                 json_error_set(&e, "/role", "expected submitter or admin");

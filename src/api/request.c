@@ -172,7 +172,10 @@ void request_failed(Request *q, int error) {
 }
 
 static int hex_value(char c) {
-        return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        return c >= '0' && c <= '9'   ? c - '0'
+               : c >= 'a' && c <= 'f' ? c - 'a' + 10
+               : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                      : -1;
 }
 
 /* application/x-www-form-urlencoded value: `+` is a blank. A malformed escape is kept as it is. */
@@ -217,7 +220,8 @@ json_object *request_json(Request *q) {
                 request_problem(q, 415, NULL, "expected Content-Type: application/json");
                 return NULL;
         }
-        r = json_parse(buf_size(&q->body) ? (const void *)buf_data(&q->body) : "", buf_size(&q->body), JSON_DEPTH_MAX, &o, &e);
+        r = json_parse(buf_size(&q->body) ? (const void *)buf_data(&q->body) : "", buf_size(&q->body), JSON_DEPTH_MAX,
+                       &o, &e);
         if (r > 0) {
                 request_json_problem(q, &e);
                 return NULL;

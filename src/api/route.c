@@ -22,7 +22,10 @@ const Route api_routes[] = {
 const size_t api_n_routes = ELEMENTSOF(api_routes);
 
 static int hex_value(char c) {
-        return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        return c >= '0' && c <= '9'   ? c - '0'
+               : c >= 'a' && c <= 'f' ? c - 'a' + 10
+               : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                      : -1;
 }
 
 /* Decodes one path segment (RFC 3986 §2.1); NULL where it is malformed or holds NUL. */

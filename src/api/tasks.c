@@ -273,7 +273,8 @@ static void answer_again(Request *q) {
         _cleanup_(store_task_freep) StoreTask *task = NULL;
         int r;
 
-        r = store_task_load(q->api->store, &q->task_id, STORE_TASK_RESULT | (q->with_prompt ? STORE_TASK_PROMPT : 0), &task);
+        r = store_task_load(q->api->store, &q->task_id, STORE_TASK_RESULT | (q->with_prompt ? STORE_TASK_PROMPT : 0),
+                            &task);
         r = r ?: answer_task(q, task);
         if (r)
                 request_failed(q, r);
@@ -309,7 +310,8 @@ int api_task_get(Request *q) {
         }
         if (r)
                 return r;
-        if (!task_state_is_final(task->state) && request_wait_for_task(q, &task->id, request_prefer_wait(q), answer_again))
+        if (!task_state_is_final(task->state) &&
+            request_wait_for_task(q, &task->id, request_prefer_wait(q), answer_again))
                 return 0;
         r = answer_task(q, task);
         if (r)

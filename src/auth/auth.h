@@ -1,8 +1,8 @@
 #pragma once
 
 /*
- * auth: who is calling. A caller over TCP shows an API key (`Authorization: Bearer ark_…`, RFC 6750 §2.1); one on a Unix
- * control socket is known by its peer credentials (unix(7), SO_PEERCRED). Both become a Principal.
+ * auth: who is calling. A caller over TCP shows an API key (`Authorization: Bearer ark_…`, RFC 6750 §2.1); one on a
+ * Unix control socket is known by its peer credentials (unix(7), SO_PEERCRED). Both become a Principal.
  *
  * An API key is 32 random bytes in hexadecimal behind `ark_`. With 256 bits of entropy a plain SHA-256 is enough: there
  * is nothing to guess, so nothing to slow down. Only the hash is stored, and it is what keys are looked up by.

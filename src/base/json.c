@@ -76,7 +76,10 @@ static size_t json_scan_digits(const char *s, size_t n, size_t i) {
         return i - start;
 }
 
-/* RFC 8259 §6: -, digits without a leading zero, fraction, exponent. Leaves *i after the number, or where it goes wrong. */
+/*
+ * RFC 8259 §6: -, digits without a leading zero, fraction, exponent. Leaves *i after the number, or where it goes
+ * wrong.
+ */
 static const char *json_scan_number(const char *s, size_t n, size_t *i) {
         static const char problem[] = "malformed number";
         size_t at = *i, digits;
@@ -277,7 +280,8 @@ static json_object *json_reader_find(JsonReader *r, const char *name, int flags)
         return NULL;
 }
 
-bool json_get_string(JsonReader *r, const char *name, int flags, size_t min, size_t max, const char **ret_s, size_t *ret_n) {
+bool json_get_string(JsonReader *r, const char *name, int flags, size_t min, size_t max, const char **ret_s,
+                     size_t *ret_n) {
         json_object *o = json_reader_find(r, name, flags);
         const char *s;
         size_t n;
@@ -423,7 +427,8 @@ json_object *json_at(json_object *o, const char *pointer) {
 
 int json_append(Buf *out, json_object *o) {
         size_t n;
-        const char *s = json_object_to_json_string_length(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n);
+        const char *s =
+                json_object_to_json_string_length(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n);
 
         if (!s)
                 return error_origin(-ENOMEM);

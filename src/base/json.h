@@ -59,11 +59,15 @@ int json_parse(const void *data, size_t n, int depth_max, json_object **ret_obje
 /* Records an error unless there is one already; error may be NULL. */
 void json_error_set(JsonError *error, const char *pointer, const char *format, ...) _printf_(3, 4);
 
-/* A reader of an object's members; anything but an object of at most JSON_MEMBERS_MAX members is an error. All borrowed. */
+/*
+ * A reader of an object's members; anything but an object of at most JSON_MEMBERS_MAX members is an error. All
+ * borrowed.
+ */
 JsonReader json_reader(json_object *object, const char *pointer, JsonError *error);
 /* Each getter returns true where the member is there and valid; ret_ is untouched otherwise. null counts as absent. */
 /* min and max in bytes. U+0000 in the string is refused where the caller gives no ret_n. */
-bool json_get_string(JsonReader *r, const char *name, int flags, size_t min, size_t max, const char **ret_s, size_t *ret_n);
+bool json_get_string(JsonReader *r, const char *name, int flags, size_t min, size_t max, const char **ret_s,
+                     size_t *ret_n);
 bool json_get_u64(JsonReader *r, const char *name, int flags, uint64_t min, uint64_t max, uint64_t *ret_v);
 bool json_get_double(JsonReader *r, const char *name, int flags, double min, double max, double *ret_v);
 bool json_get_bool(JsonReader *r, const char *name, int flags, bool *ret_v);

@@ -11,7 +11,8 @@
  *   router → launcher                            launcher → router
  *   HELLO  version_min, version, instance        HELLO  version_min, version, generation, capabilities…
  *   LIST                                         LISTED … one per attempt it holds, LIST_END
- *   SPAWN  attempt, spec… [fd: stdin memfd]      SPAWNED attempt, pid [fd: pidfd] | SPAWN_FAILED attempt, stage, errno, text
+ *   SPAWN  attempt, spec… [fd: stdin memfd]      SPAWNED attempt, pid [fd: pidfd]
+ *                                                | SPAWN_FAILED attempt, stage, errno, text
  *   ACK    attempt, stream, offset               OUTPUT attempt, stream, offset, data
  *   KILL   attempt, grace_ms                     EXITED attempt, how, value, usage…
  *   FORGET attempt (exit record is durable)      REFUSED type, text
@@ -71,19 +72,22 @@ typedef enum LaunchAttr {
         LAUNCH_ATTR_ENV,                /* "NAME=value", repeated; the whole environment */
         LAUNCH_ATTR_ENV_CREDENTIAL,     /* "NAME=credential", repeated: value read by the launcher from its credentials */
         LAUNCH_ATTR_UID,                /* u32; absent: the worker user */
-        LAUNCH_ATTR_WORKSPACE,          /* absolute path, opened under UID, mounted read-write at its own path; absent: none */
+        /* absolute path, opened under UID, mounted read-write at its own path; absent: none */
+        LAUNCH_ATTR_WORKSPACE,
         LAUNCH_ATTR_READ_ONLY,          /* absolute path, repeated: also visible, read-only */
         LAUNCH_ATTR_SECCOMP,            /* name of a profile under the seccomp directory */
         LAUNCH_ATTR_MEMORY_MAX,         /* u64 bytes */
         LAUNCH_ATTR_PIDS_MAX,           /* u32 */
         LAUNCH_ATTR_CPU_PERCENT,        /* u32; 100 is one CPU */
         LAUNCH_ATTR_REQUIRE,            /* string, repeated: a capability without which the spawn must fail */
-        LAUNCH_ATTR_HOME_FILE,          /* u32 mode, then path below HOME, NUL, content; repeated: seeds the task's home */
+        /* u32 mode, then path below HOME, NUL, content; repeated: seeds the task's home */
+        LAUNCH_ATTR_HOME_FILE,
         LAUNCH_ATTR_NETWORK,            /* u32: 0 none (own network namespace), 1 the host's */
         LAUNCH_ATTR_AGENT,              /* string, for the journal and the cgroup's name */
         /* SPAWNED, LISTED */
         LAUNCH_ATTR_PID,                /* u32, in the launcher's pid namespace */
-        LAUNCH_ATTR_EXECED_AT,          /* u64, CLOCK_MONOTONIC µs at which the sandbox execve'd (close of the CLOEXEC pipe) */
+        /* u64, CLOCK_MONOTONIC µs at which the sandbox execve'd (close of the CLOEXEC pipe) */
+        LAUNCH_ATTR_EXECED_AT,
         /* SPAWN_FAILED, REFUSED */
         LAUNCH_ATTR_STAGE,              /* string: "cgroup", "workspace", "mount", "landlock", "seccomp", "exec"… */
         LAUNCH_ATTR_ERRNO,              /* u32, positive */

@@ -178,7 +178,10 @@ static void test_reader(void **state) {
 
 typedef bool (*Read)(JsonReader *r);
 
-static bool read_string(JsonReader *r) { const char *s = NULL; return json_get_string(r, "v", JSON_REQUIRED, 2, 4, &s, NULL); }
+static bool read_string(JsonReader *r) {
+        const char *s = NULL;
+        return json_get_string(r, "v", JSON_REQUIRED, 2, 4, &s, NULL);
+}
 static bool read_u64(JsonReader *r) { uint64_t v; return json_get_u64(r, "v", 0, 5, 100, &v); }
 static bool read_double(JsonReader *r) { double v; return json_get_double(r, "v", 0, 0, 1, &v); }
 static bool read_bool(JsonReader *r) { bool v; return json_get_bool(r, "v", 0, &v); }

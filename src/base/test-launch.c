@@ -110,7 +110,10 @@ static size_t walk(const uint8_t *message, size_t n_message) {
         return count + (sum == SIZE_MAX);
 }
 
-/* Random bytes behind a good header, and flipped bytes of a good message: no read leaves the message, no loop is endless. */
+/*
+ * Random bytes behind a good header, and flipped bytes of a good message: no read leaves the message, no loop is
+ * endless.
+ */
 static void test_garbage(void **state) {
         _cleanup_(buf_deinit) Buf b = BUF_NULL;
         unsigned seed = 9;

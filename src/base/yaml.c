@@ -45,7 +45,8 @@ YamlDocument *yaml_free(YamlDocument *document) {
         return NULL;
 }
 
-static void _printf_(4, 0) yaml_record(YamlDocument *d, unsigned line, unsigned column, const char *format, va_list ap) {
+static void _printf_(4, 0)
+        yaml_record(YamlDocument *d, unsigned line, unsigned column, const char *format, va_list ap) {
         int n;
 
         if (d->failed)

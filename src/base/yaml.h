@@ -64,7 +64,9 @@ DEFINE_CLEANUP(YamlDocument, yaml_free);
 void yaml_fail(YamlDocument *d, const YamlNode *at, const char *format, ...) _printf_(3, 4);
 /* The value of a key, marked as seen; NULL where absent. A NULL mapping has no keys. */
 YamlNode *yaml_get(YamlDocument *d, YamlNode *mapping, const char *key);
-/* Typed getters: true where present and valid; a wrong type or range is recorded by yaml_fail(). null counts as absent. */
+/*
+ * Typed getters: true where present and valid; a wrong type or range is recorded by yaml_fail(). null counts as absent.
+ */
 bool yaml_get_str(YamlDocument *d, YamlNode *mapping, const char *key, const char **ret_s);
 bool yaml_get_u64(YamlDocument *d, YamlNode *mapping, const char *key, uint64_t min, uint64_t max, uint64_t *ret_v);
 bool yaml_get_bool(YamlDocument *d, YamlNode *mapping, const char *key, bool *ret_v);

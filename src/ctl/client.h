@@ -12,9 +12,11 @@
 typedef struct ClientRequest ClientRequest;
 typedef struct ClientResponse ClientResponse;
 
-#define CLIENT_BODY_MAX MIB(256)        /* of an answer: a transcript holds up to the configured capture, 8M by default */
+/* of an answer: a transcript holds up to the configured capture, 8M by default */
+#define CLIENT_BODY_MAX MIB(256)
 #define CLIENT_HEADERS_MAX 4
-#define CLIENT_SILENCE_S 90             /* a stream without a byte for so long is lost: heartbeats come far more often */
+/* a stream without a byte for so long is lost: heartbeats come far more often */
+#define CLIENT_SILENCE_S 90
 
 enum {
         _CLIENT_E_SUCCESS,

@@ -18,7 +18,8 @@ typedef struct Client Client;
 /* Exit codes, as in --help and agent-routerctl(1). */
 typedef enum CtlExit {
         CTL_OK,
-        CTL_TASK_FAILED,        /* the task that was waited for did not succeed; doctor: something required is missing */
+        /* the task that was waited for did not succeed; doctor: something required is missing */
+        CTL_TASK_FAILED,
         CTL_USAGE,              /* the command line, or a file that it names */
         CTL_UNREACHABLE,        /* no connection, or it was lost for good */
         CTL_REFUSED,            /* the router refused the request: 4xx */
@@ -44,8 +45,8 @@ struct Ctl {
 int ctl_fail(int code, const char *format, ...) _printf_(2, 3);
 
 /*
- * The options of a verb with those of every verb; *ret_n positional arguments are left at the front of argv. What is not
- * 0 goes to ctl_parsed(), which gives the exit code: the help was printed, or what was wrong was said.
+ * The options of a verb with those of every verb; *ret_n positional arguments are left at the front of argv. What is
+ * not 0 goes to ctl_parsed(), which gives the exit code: the help was printed, or what was wrong was said.
  */
 int ctl_parse(Ctl *ctl, const Verb *verb, const Option *options, int argc, char **argv, int *ret_n) _must_check_;
 int ctl_parsed(int r);

@@ -153,8 +153,8 @@ static bool find_executable(const Directories *d, const char *name, char **ret_p
 }
 
 /*
- * In the child: NAME --version with nothing on stdin. Root does not run a program that is another user's: it becomes that
- * user first. The program's own directory leads PATH, since npm's wrappers look for node there.
+ * In the child: NAME --version with nothing on stdin. Root does not run a program that is another user's: it becomes
+ * that user first. The program's own directory leads PATH, since npm's wrappers look for node there.
  */
 _noreturn_ static void exec_version(const char *path, int out) {
         _cleanup_free_ char *search = NULL;

@@ -24,7 +24,8 @@ struct Doctor {
 };
 
 /* remedy is NULL for DOCTOR_OK. */
-void doctor_report(Doctor *d, DoctorStatus status, const char *name, const char *remedy, const char *format, ...) _printf_(5, 6);
+void doctor_report(Doctor *d, DoctorStatus status, const char *name, const char *remedy, const char *format, ...)
+        _printf_(5, 6);
 
 /* doctor-kernel.c */
 void doctor_check_kernel(Doctor *d);

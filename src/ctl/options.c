@@ -44,7 +44,8 @@ static const Option *option_find(const Option *options, const char *name, size_t
         return NULL;
 }
 
-static int option_unknown(const Option *options, const Option *common, const char *argument, char ret_error[static 256]) {
+static int option_unknown(const Option *options, const Option *common, const char *argument,
+                          char ret_error[static 256]) {
         const char *names[128], *nearest = NULL;
         char word[32];
         size_t n = 0;
@@ -78,7 +79,8 @@ static int option_set(const Option *o, const char *value, char ret_error[static 
 }
 
 /* One argument that is an option; *i moves on to its value where that is an argument of its own. */
-static int option_take(const Option *options, const Option *common, int argc, char **argv, int *i, char ret_error[static 256]) {
+static int option_take(const Option *options, const Option *common, int argc, char **argv, int *i,
+                       char ret_error[static 256]) {
         const char *argument = argv[*i], *value = NULL;
         const Option *o;
 

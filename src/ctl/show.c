@@ -100,8 +100,10 @@ static void show_tool_result(Show *s, json_object *data) {
 
         if (exit_code)
                 snprintf(head, sizeof(head), "← exit %d:", json_object_get_int(exit_code));
-        show_line(s, bad ? YELLOW : DIM, head, json_object_is_type(output, json_type_string) ? json_object_get_string(output) :
-                  output ? json_object_to_json_string_ext(output, JSON_C_TO_STRING_PLAIN) : "");
+        show_line(s, bad ? YELLOW : DIM, head,
+                  json_object_is_type(output, json_type_string) ? json_object_get_string(output)
+                  : output ? json_object_to_json_string_ext(output, JSON_C_TO_STRING_PLAIN)
+                           : "");
 }
 
 static void show_state(Show *s, json_object *data) {

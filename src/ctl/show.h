@@ -12,7 +12,8 @@ typedef struct Show Show;
 
 struct Show {
         Ctl *ctl;
-        FILE *side;                     /* where all but the agent's own text goes: stderr, or stdout for a transcript */
+        /* where all but the agent's own text goes: stderr, or stdout for a transcript */
+        FILE *side;
         Buf said;                       /* the message being said, to know it again in the result */
         bool in_line;                   /* stdout is in the middle of a line */
 };

@@ -41,7 +41,8 @@ static void status_launcher(Ctl *ctl, json_object *status) {
                 return;
         }
         fputs("connected:", stdout);
-        for (size_t i = 0; json_object_is_type(capabilities, json_type_array) && i < json_object_array_length(capabilities); i++) {
+        for (size_t i = 0;
+             json_object_is_type(capabilities, json_type_array) && i < json_object_array_length(capabilities); i++) {
                 putchar(' ');
                 text_write_line(stdout, json_object_get_string(json_object_array_get_idx(capabilities, i)), 0);
         }

@@ -94,6 +94,7 @@ int table_print(const Table *t, FILE *f, unsigned width, bool color) {
         if (width)
                 cut = width > before + TABLE_LAST_MIN ? width - before : TABLE_LAST_MIN;
         for (size_t i = 0; i < t->n_cells; i++)
-                table_print_cell(t, i, f, widths[i % t->n_columns], i % t->n_columns + 1 == t->n_columns ? cut : 0, color);
+                table_print_cell(t, i, f, widths[i % t->n_columns], i % t->n_columns + 1 == t->n_columns ? cut : 0,
+                                 color);
         return 0;
 }

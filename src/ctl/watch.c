@@ -22,7 +22,8 @@ typedef struct Watching {
 } Watching;
 
 void watch_pause(uint64_t us) {
-        struct timespec t = { .tv_sec = (time_t)(us / USEC_PER_SEC), .tv_nsec = (long)(us % USEC_PER_SEC * NSEC_PER_USEC) };
+        struct timespec t = { .tv_sec = (time_t)(us / USEC_PER_SEC),
+                              .tv_nsec = (long)(us % USEC_PER_SEC * NSEC_PER_USEC) };
 
         if (!client_interrupted())
                 (void)nanosleep(&t, NULL);
@@ -171,7 +172,8 @@ static int watch_loop(Watching *w, const char *path) {
                 if (now - last_us > w->watch->patience_us) {
                         fprintf(stderr, "agent-routerctl: the router did not come back; go on with: agent-routerctl follow %s\n",
                                 w->watch->id);
-                        return r == 0 && response.status == 200 ? CTL_UNREACHABLE : client_fail(w->ctl, &request, &response, r);
+                        return r == 0 && response.status == 200 ? CTL_UNREACHABLE
+                                                                : client_fail(w->ctl, &request, &response, r);
                 }
                 if (!told && w->watch->show)
                         show_finish(w->watch->show);

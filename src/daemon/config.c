@@ -340,7 +340,8 @@ static int manifest_scan(ManifestList *l, const char *dir, const char *sub, cons
         return r;
 }
 
-static int agent_load(Sched *sched, const char *path, const AdapterConfig *config, char ret_error[static YAML_ERROR_MAX]) {
+static int agent_load(Sched *sched, const char *path, const AdapterConfig *config,
+                      char ret_error[static YAML_ERROR_MAX]) {
         _cleanup_(adapter_freep) Adapter *a = NULL;
         int r;
 

@@ -1,8 +1,8 @@
 #pragma once
 
 /*
- * config: agent-router.yaml (agent-router.yaml(5)). The daemon reads limits, tasks, agents and the parts of sandbox that
- * it passes on; the launcher reads the rest of sandbox. Without a file the defaults hold.
+ * config: agent-router.yaml (agent-router.yaml(5)). The daemon reads limits, tasks, agents and the parts of sandbox
+ * that it passes on; the launcher reads the rest of sandbox. Without a file the defaults hold.
  */
 
 #include "adapter/adapter.h"
@@ -33,8 +33,8 @@ int config_load(Config **ret_config, const char *path, char ret_error[static YAM
 Config *config_free(Config *config);
 DEFINE_CLEANUP(Config, config_free);
 /*
- * Loads a manifest for every agent found in configuration_dir/agents.d and data_dir/workers, the configured ones first and
- * in their order, leaves out disabled ones, and adds them to the scheduler. CONFIG_E_INVALID.
+ * Loads a manifest for every agent found in configuration_dir/agents.d and data_dir/workers, the configured ones first
+ * and in their order, leaves out disabled ones, and adds them to the scheduler. CONFIG_E_INVALID.
  */
 int config_load_agents(const Config *config, Sched *sched, const char *configuration_dir, const char *data_dir,
                        char ret_error[static YAML_ERROR_MAX]) _must_check_;

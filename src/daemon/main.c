@@ -1,6 +1,6 @@
 /*
- * agent-routerd: reads its configuration, takes its sockets from LISTEN_FDS, opens the store, and runs the reactor until
- * SIGTERM or SIGINT. Running agents are the launcher's children: they go on without us.
+ * agent-routerd: reads its configuration, takes its sockets from LISTEN_FDS, opens the store, and runs the reactor
+ * until SIGTERM or SIGINT. Running agents are the launcher's children: they go on without us.
  */
 
 #include <fcntl.h>
@@ -114,7 +114,10 @@ static int parse_arguments(int argc, char **argv, Arguments *a) {
 /* ---- the store's key ---- */
 
 static int hex_value(char c) {
-        return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        return c >= '0' && c <= '9'   ? c - '0'
+               : c >= 'a' && c <= 'f' ? c - 'a' + 10
+               : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                      : -1;
 }
 
 /* False: said in the log. */
@@ -373,7 +376,10 @@ static int daemon_start(Daemon *d, const Arguments *a) {
 }
 
 static void daemon_deinit(Daemon *d) {
-        /* The store first: whoever still waits for it is told so and must be there. Runs own their Workers: before the client. */
+        /*
+         * The store first: whoever still waits for it is told so and must be there. Runs own their Workers: before the
+         * client.
+         */
         store_close(d->store);
         sched_free(d->sched);
         launcher_client_free(d->launcher);

@@ -70,7 +70,9 @@ static void attempt_drop_output(AttemptStream *s) {
         (void)window_ack(&s->window, s->window.sent);
 }
 
-/* Reads until nothing is there, the window is full, or the turn is over. After the last process died, empty is the end. */
+/*
+ * Reads until nothing is there, the window is full, or the turn is over. After the last process died, empty is the end.
+ */
 static void attempt_pump(AttemptStream *s) {
         Attempt *a = s->attempt;
         size_t n, total = 0;
@@ -133,7 +135,8 @@ static void attempt_remove_cgroup(Attempt *a) {
         if (r == 0)
                 return;
         (void)cgroup_kill(&a->launcher->cgroups, &a->cgroup);
-        if (++a->cgroup_tries < ATTEMPT_CGROUP_TRIES && loop_timer_set(&a->launcher->loop, &a->cgroup_timer, clock_monotonic_us() + ATTEMPT_CGROUP_WAIT_US) == 0)
+        if (++a->cgroup_tries < ATTEMPT_CGROUP_TRIES &&
+            loop_timer_set(&a->launcher->loop, &a->cgroup_timer, clock_monotonic_us() + ATTEMPT_CGROUP_WAIT_US) == 0)
                 return;
         attempt_log(a, LOG_WARNING, "the cgroup of an ended task is not empty; the next start of the launcher removes it");
 }
@@ -161,7 +164,8 @@ static void attempt_on_init(LoopSource *source, uint32_t events) {
         attempt_read_report(a);
         if (read(a->status_fd, &a->status, sizeof(a->status)) != (ssize_t)sizeof(a->status))
                 /* SIGKILL took init along with the agent: ours, or somebody's (the kernel's, out of memory). */
-                a->status = a->killed ? (InitStatus){ .how = LAUNCH_HOW_SIGNALLED, .value = SIGKILL } : (InitStatus){ .how = LAUNCH_HOW_LOST };
+                a->status = a->killed ? (InitStatus){ .how = LAUNCH_HOW_SIGNALLED, .value = SIGKILL }
+                                      : (InitStatus){ .how = LAUNCH_HOW_LOST };
         fd_close(a->status_fd);
         a->status_fd = -1;
         cgroup_read_usage(&a->launcher->cgroups, &a->cgroup, &a->usage);
@@ -303,13 +307,23 @@ int attempt_new(Launcher *l, Spec *spec, int stdin_fd, Attempt **ret_attempt) {
         if (!a)
                 return error_origin(-ENOMEM);
         *a = (Attempt){
-                .launcher = l, .id = spec->attempt, .pidfd = -1, .report_fd = -1, .status_fd = -1, .cgroup = CGROUP_NULL,
-                .init = { .fd = -1, .on_ready = attempt_on_init }, .report = { .fd = -1, .on_ready = attempt_on_report },
-                .kill_timer.on_timer = attempt_on_kill_timer, .cgroup_timer.on_timer = attempt_on_cgroup_timer,
+                .launcher = l,
+                .id = spec->attempt,
+                .pidfd = -1,
+                .report_fd = -1,
+                .status_fd = -1,
+                .cgroup = CGROUP_NULL,
+                .init = { .fd = -1, .on_ready = attempt_on_init },
+                .report = { .fd = -1, .on_ready = attempt_on_report },
+                .kill_timer.on_timer = attempt_on_kill_timer,
+                .cgroup_timer.on_timer = attempt_on_cgroup_timer,
         };
         for (unsigned i = 0; i < 2; i++)
                 a->streams[i] = (AttemptStream){
-                        .attempt = a, .fd = -1, .source = { .fd = -1, .on_ready = attempt_on_output }, .window = WINDOW_INIT(LAUNCH_WINDOW),
+                        .attempt = a,
+                        .fd = -1,
+                        .source = { .fd = -1, .on_ready = attempt_on_output },
+                        .window = WINDOW_INIT(LAUNCH_WINDOW),
                 };
         id_format(&spec->attempt, a->text_id);
         id_format(&spec->task, a->task);
@@ -403,8 +417,11 @@ static int attempt_write_exited(const Attempt *a, Buf *b) {
                 LaunchAttr attr;
                 uint32_t value;
         } numbers[] = {
-                { LAUNCH_ATTR_HOW, a->status.how }, { LAUNCH_ATTR_VALUE, a->status.value }, { LAUNCH_ATTR_OOM_KILLS, a->usage.oom_kills },
-                { LAUNCH_ATTR_PIDS_HIT, a->usage.pids_hit }, { LAUNCH_ATTR_KILLED, a->killed },
+                { LAUNCH_ATTR_HOW, a->status.how },
+                { LAUNCH_ATTR_VALUE, a->status.value },
+                { LAUNCH_ATTR_OOM_KILLS, a->usage.oom_kills },
+                { LAUNCH_ATTR_PIDS_HIT, a->usage.pids_hit },
+                { LAUNCH_ATTR_KILLED, a->killed },
         };
         int r;
 

@@ -1,7 +1,7 @@
 /*
- * Sandbox set-up and exec of /bin/true, against bubblewrap doing the same, in pairs within one run: for each pair the time
- * from SPAWN to EXITED over the socket, and the time from fork to the end of `bwrap`. Prints medians and their ratio. The
- * aim is 0.5; the benchmark fails only where it can't measure.
+ * Sandbox set-up and exec of /bin/true, against bubblewrap doing the same, in pairs within one run: for each pair the
+ * time from SPAWN to EXITED over the socket, and the time from fork to the end of `bwrap`. Prints medians and their
+ * ratio. The aim is 0.5; the benchmark fails only where it can't measure.
  */
 
 #include <stdarg.h>

@@ -2,8 +2,8 @@
 
 /*
  * config: the launcher's part of agent-router.yaml, the `sandbox:` section. Other sections are the daemon's and are not
- * looked at; unknown keys within `sandbox:` are errors. Since this file says which folders the workers of a root launcher
- * may write, it must belong to root or to ourselves and be writable by nobody else.
+ * looked at; unknown keys within `sandbox:` are errors. Since this file says which folders the workers of a root
+ * launcher may write, it must belong to root or to ourselves and be writable by nobody else.
  */
 
 #include "base/macro.h"

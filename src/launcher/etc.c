@@ -83,7 +83,8 @@ void etc_refresh(Etc *etc) {
                         continue;
                 }
                 if (etc->stamps[i].there && etc->stamps[i].device == st.st_dev && etc->stamps[i].inode == st.st_ino &&
-                    etc->stamps[i].size == st.st_size && memcmp(&etc->stamps[i].changed, &st.st_ctim, sizeof(st.st_ctim)) == 0)
+                    etc->stamps[i].size == st.st_size &&
+                    memcmp(&etc->stamps[i].changed, &st.st_ctim, sizeof(st.st_ctim)) == 0)
                         continue;
                 r = etc_copy(etc, etc_files[i]);
                 if (r < 0)

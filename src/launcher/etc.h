@@ -1,9 +1,10 @@
 #pragma once
 
 /*
- * etc: the /etc that sandboxes see: one folder in our runtime directory that holds copies of the few files programs need,
- * kept current, and bound read-only into each sandbox (one mount instead of twenty). Only what every local user may read
- * is copied; never our own configuration, shadow, or anything with a secret. Two folders of the host are bound over it.
+ * etc: the /etc that sandboxes see: one folder in our runtime directory that holds copies of the few files programs
+ * need, kept current, and bound read-only into each sandbox (one mount instead of twenty). Only what every local user
+ * may read is copied; never our own configuration, shadow, or anything with a secret. Two folders of the host are bound
+ * over it.
  */
 
 #include <sys/stat.h>

@@ -217,16 +217,19 @@ int home_new(const char *tasks_path, const Id *attempt, uid_t uid, gid_t gid, in
         char id[ID_TEXT_MAX];
 
         id_format(attempt, id);
-        if (tasks_fd < 0 || mkdirat(tasks_fd, id, 0700) < 0 || (dir_fd = openat(tasks_fd, id, O_PATH | O_DIRECTORY | O_CLOEXEC)) < 0 ||
-            mkdirat(dir_fd, "home", 0700) < 0 || (fd = openat(dir_fd, "home", O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0 ||
-            fchown(fd, uid, gid) < 0)
+        if (tasks_fd < 0 || mkdirat(tasks_fd, id, 0700) < 0 ||
+            (dir_fd = openat(tasks_fd, id, O_PATH | O_DIRECTORY | O_CLOEXEC)) < 0 ||
+            mkdirat(dir_fd, "home", 0700) < 0 ||
+            (fd = openat(dir_fd, "home", O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0 || fchown(fd, uid, gid) < 0)
                 return failure_set(failure, "home", errno, "the task's home can't be made: %s; look at the launcher's state directory", strerror(errno));
         *ret_fd = steal_fd(&fd);
         return 0;
 }
 
 static int home_open_beneath(int dir_fd, const char *path, uint64_t flags, mode_t mode) {
-        struct open_how how = { .flags = flags | O_CLOEXEC | O_NOFOLLOW, .mode = mode, .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS };
+        struct open_how how = { .flags = flags | O_CLOEXEC | O_NOFOLLOW,
+                                .mode = mode,
+                                .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS };
         int fd = (int)syscall(SYS_openat2, dir_fd, path, &how, sizeof(how));
 
         return fd < 0 ? error_origin(-errno) : fd;

@@ -1,10 +1,10 @@
 #pragma once
 
 /*
- * home: a folder for each attempt, STATE_DIRECTORY/tasks/<attempt>/home, owned by the task's user and mounted as its HOME.
- * It lives until the router forgets the attempt; then it is moved to STATE_DIRECTORY/trash at once, and a janitor process
- * empties the trash in its own time, since a home may hold a hundred thousand files. What an earlier launcher left goes
- * the same way at start.
+ * home: a folder for each attempt, STATE_DIRECTORY/tasks/<attempt>/home, owned by the task's user and mounted as its
+ * HOME. It lives until the router forgets the attempt; then it is moved to STATE_DIRECTORY/trash at once, and a janitor
+ * process empties the trash in its own time, since a home may hold a hundred thousand files. What an earlier launcher
+ * left goes the same way at start.
  */
 
 #include "base/id.h"
@@ -31,7 +31,8 @@ int homes_init(Homes *h, Loop *loop, const char *state_dir) _must_check_;
 void homes_deinit(Homes *h);
 
 /* In the child, with our own ids: makes the home and gives it to the user. */
-int home_new(const char *tasks_path, const Id *attempt, uid_t uid, gid_t gid, int *ret_fd, Failure *failure) _must_check_;
+int home_new(const char *tasks_path, const Id *attempt, uid_t uid, gid_t gid, int *ret_fd, Failure *failure)
+        _must_check_;
 /* In the child, with the task's effective ids: writes the seed files. */
 int home_seed(int home_fd, const Spec *spec, Failure *failure) _must_check_;
 /* The attempt is forgotten. */

@@ -1,9 +1,9 @@
 #pragma once
 
 /*
- * init: pid 1 of a sandbox. It reaps, hands SIGTERM on to the agent, and tells the launcher how the agent ended; when it
- * exits, the kernel ends everything else in the namespace. It has the task's ids and no rights, but is not dumpable, so
- * the agent can't look into it. It ends by itself where the launcher is gone (the status pipe has no reader).
+ * init: pid 1 of a sandbox. It reaps, hands SIGTERM on to the agent, and tells the launcher how the agent ended; when
+ * it exits, the kernel ends everything else in the namespace. It has the task's ids and no rights, but is not dumpable,
+ * so the agent can't look into it. It ends by itself where the launcher is gone (the status pipe has no reader).
  */
 
 #include <sys/types.h>

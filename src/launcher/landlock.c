@@ -28,16 +28,17 @@ typedef struct LandlockRuleset {
 } LandlockRuleset;
 
 #define LANDLOCK_READ (LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR)
-#define LANDLOCK_WRITE                                                                                                  \
-        (LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_REMOVE_DIR | LANDLOCK_ACCESS_FS_REMOVE_FILE |               \
-         LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_MAKE_SOCK |                     \
-         LANDLOCK_ACCESS_FS_MAKE_FIFO | LANDLOCK_ACCESS_FS_MAKE_SYM | LANDLOCK_ACCESS_FS_REFER | LANDLOCK_ACCESS_FS_TRUNCATE)
-#define LANDLOCK_ALL                                                                                                    \
-        (LANDLOCK_READ | LANDLOCK_WRITE | LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_MAKE_CHAR |                   \
+#define LANDLOCK_WRITE                                                                                                 \
+        (LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_REMOVE_DIR | LANDLOCK_ACCESS_FS_REMOVE_FILE |              \
+         LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_MAKE_SOCK |                    \
+         LANDLOCK_ACCESS_FS_MAKE_FIFO | LANDLOCK_ACCESS_FS_MAKE_SYM | LANDLOCK_ACCESS_FS_REFER |                       \
+         LANDLOCK_ACCESS_FS_TRUNCATE)
+#define LANDLOCK_ALL                                                                                                   \
+        (LANDLOCK_READ | LANDLOCK_WRITE | LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_MAKE_CHAR |                  \
          LANDLOCK_ACCESS_FS_MAKE_BLOCK | LANDLOCK_ACCESS_FS_IOCTL_DEV)
 /* What a rule about a file, and not a folder, may grant. */
-#define LANDLOCK_FILE                                                                                                   \
-        (LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_EXECUTE |                    \
+#define LANDLOCK_FILE                                                                                                  \
+        (LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_EXECUTE |                   \
          LANDLOCK_ACCESS_FS_TRUNCATE | LANDLOCK_ACCESS_FS_IOCTL_DEV)
 
 static uint64_t landlock_handled(int abi) {
@@ -77,7 +78,8 @@ static int landlock_add_rules(int ruleset, uint64_t handled, const View *view, c
                 { "/", LANDLOCK_ACCESS_FS_READ_DIR },
                 { "/etc", LANDLOCK_READ },
                 { "/proc", LANDLOCK_READ | LANDLOCK_ACCESS_FS_WRITE_FILE },
-                { "/dev", LANDLOCK_READ | LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_TRUNCATE | LANDLOCK_ACCESS_FS_IOCTL_DEV },
+                { "/dev", LANDLOCK_READ | LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_TRUNCATE |
+                                  LANDLOCK_ACCESS_FS_IOCTL_DEV },
                 { "/dev/shm", LANDLOCK_READ | LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_WRITE },
                 { "/tmp", LANDLOCK_READ | LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_WRITE },
                 { "/run", LANDLOCK_READ | LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_WRITE },
@@ -101,7 +103,8 @@ static int landlock_add_rules(int ruleset, uint64_t handled, const View *view, c
                         return error_trace(r);
         }
         for (size_t i = 0; i < paths->n; i++) {
-                r = landlock_allow(ruleset, paths->binds[i].path, (paths->binds[i].writable ? scratch : read_only) & handled);
+                r = landlock_allow(ruleset, paths->binds[i].path,
+                                   (paths->binds[i].writable ? scratch : read_only) & handled);
                 if (r)
                         return error_trace(r);
         }

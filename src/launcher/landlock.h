@@ -1,9 +1,9 @@
 #pragma once
 
 /*
- * landlock: a second fence around the files, which holds even where a mount could be escaped: the same paths as the mounts
- * show, with the same rights. The network is left alone. From ABI 6 on, abstract Unix sockets and signals end at the
- * sandbox too; before that, abstract sockets of the host can be reached by a task that has the host's network.
+ * landlock: a second fence around the files, which holds even where a mount could be escaped: the same paths as the
+ * mounts show, with the same rights. The network is left alone. From ABI 6 on, abstract Unix sockets and signals end at
+ * the sandbox too; before that, abstract sockets of the host can be reached by a task that has the host's network.
  */
 
 #include "launcher/failure.h"

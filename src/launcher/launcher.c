@@ -96,7 +96,8 @@ static void launcher_prepare_filter(Launcher *l) {
 
 static void launcher_log_capabilities(const Launcher *l) {
         for (size_t i = 0; i < l->caps.absent.n; i++)
-                log_field(LOG_NOTICE, ((LogField[]){ { "MESSAGE_ID", LOG_ID_CAPABILITY_ABSENT }, {} }), "absent: %s", l->caps.absent.items[i]);
+                log_field(LOG_NOTICE, ((LogField[]){ { "MESSAGE_ID", LOG_ID_CAPABILITY_ABSENT }, {} }), "absent: %s",
+                          l->caps.absent.items[i]);
 }
 
 static int launcher_fail(const char *what, int r) {

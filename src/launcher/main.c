@@ -215,7 +215,9 @@ int main(int argc, char **argv) {
                 return r == MAIN_DONE ? EXIT_SUCCESS : 2;
         /* Credentials pass through this memory: no core, no look from outside. */
         (void)prctl(PR_SET_DUMPABLE, 0);
-        /* What is private is made with its own mode; the sandboxes' /etc is for others to read, whatever UMask= says. */
+        /*
+         * What is private is made with its own mode; the sandboxes' /etc is for others to read, whatever UMask= says.
+         */
         (void)umask(0022);
         r = main_run(&p);
         launcher_deinit(&p.launcher);

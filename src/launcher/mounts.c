@@ -19,7 +19,8 @@ static int mounts_fail(Failure *failure, const char *what, const char *path) {
 }
 
 /* Clones the tree at dir_fd/path (path "": the descriptor itself), sets attributes, and mounts it at root_fd/target. */
-static int mounts_bind(int dir_fd, const char *path, uint64_t attributes, bool recursive, int root_fd, const char *target, Failure *failure) {
+static int mounts_bind(int dir_fd, const char *path, uint64_t attributes, bool recursive, int root_fd,
+                       const char *target, Failure *failure) {
         unsigned empty = *path ? 0 : AT_EMPTY_PATH, deep = recursive ? AT_RECURSIVE : 0;
         struct mount_attr attr = { .attr_set = attributes };
         _cleanup_close_ int tree = open_tree(dir_fd, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | empty | deep);
@@ -96,12 +97,14 @@ static int mounts_system(const MountPlan *plan, int root_fd, int etc_fd, Failure
                 r = mounts_bind(AT_FDCWD, source, MOUNTS_SAFE | MOUNT_ATTR_RDONLY, true, root_fd, source + 1, failure);
         }
         if (r == 0)
-                r = mounts_bind(etc_fd, "", MOUNTS_SAFE | MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOEXEC, true, root_fd, "etc", failure);
+                r = mounts_bind(etc_fd, "", MOUNTS_SAFE | MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOEXEC, true, root_fd, "etc",
+                                failure);
         for (size_t i = 0; r == 0 && etc_bound[i]; i++) {
                 snprintf(path, sizeof(path), "/etc/%s", etc_bound[i]);
                 if (faccessat(AT_FDCWD, path, F_OK, AT_EACCESS) < 0)
                         continue;
-                r = mounts_bind(AT_FDCWD, path, MOUNTS_SAFE | MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOEXEC, true, root_fd, path + 1, failure);
+                r = mounts_bind(AT_FDCWD, path, MOUNTS_SAFE | MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOEXEC, true, root_fd,
+                                path + 1, failure);
         }
         return error_trace(r);
 }
@@ -122,7 +125,8 @@ static int mounts_devices(const MountPlan *plan, int root_fd, Failure *failure) 
                 if (fd < 0)
                         return mounts_fail(failure, "making", path);
                 fd_close(fd);
-                r = mounts_bind(AT_FDCWD, path, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, false, root_fd, path + 1, failure);
+                r = mounts_bind(AT_FDCWD, path, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, false, root_fd, path + 1,
+                                failure);
         }
         if (r)
                 return error_trace(r);
@@ -140,7 +144,8 @@ static int mounts_proc(const MountPlan *plan, int root_fd, Failure *failure) {
         if (!plan->proc_fresh) {
                 if (!plan->proc_bound)
                         return 0;
-                return mounts_bind(AT_FDCWD, "/proc", MOUNTS_SAFE | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_RDONLY, true, root_fd, "proc", failure);
+                return mounts_bind(AT_FDCWD, "/proc", MOUNTS_SAFE | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_RDONLY, true,
+                                   root_fd, "proc", failure);
         }
         if (mounts_new("proc", options, MOUNTS_SAFE | MOUNT_ATTR_NOEXEC, &proc) < 0 ||
             move_mount(proc, "", root_fd, "proc", MOVE_MOUNT_F_EMPTY_PATH) < 0)
@@ -189,7 +194,8 @@ static int mounts_paths(const MountPlan *plan, int root_fd, int etc_fd, Failure 
 
                 if (fstat(b->fd, &st) < 0 || mounts_make_place(root_fd, etc_fd, b->path, S_ISDIR(st.st_mode)) < 0)
                         return mounts_fail(failure, "making a place for", b->path);
-                r = mounts_bind(b->fd, "", MOUNTS_SAFE | (b->writable ? 0 : MOUNT_ATTR_RDONLY), true, root_fd, b->path + 1, failure);
+                r = mounts_bind(b->fd, "", MOUNTS_SAFE | (b->writable ? 0 : MOUNT_ATTR_RDONLY), true, root_fd,
+                                b->path + 1, failure);
                 if (r)
                         return error_trace(r);
         }

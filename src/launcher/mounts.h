@@ -12,8 +12,8 @@
  *     /home/agent          the task's home
  *     workspace, read-only paths at their own places
  *
- * Everything is nosuid and nodev but the device nodes themselves. The new mount API is used throughout: a tree is cloned,
- * gets its attributes while nobody can reach it, and is moved into place by descriptor.
+ * Everything is nosuid and nodev but the device nodes themselves. The new mount API is used throughout: a tree is
+ * cloned, gets its attributes while nobody can reach it, and is moved into place by descriptor.
  */
 
 #include "launcher/failure.h"
@@ -36,5 +36,8 @@ struct MountPlan {
         bool proc_bound;        /* without a fresh one: show the host's, since Landlock keeps its processes closed */
 };
 
-/* In the child, with our own ids and in its own mount namespace. Afterwards "/" is the sandbox's. -errno with the failure. */
+/*
+ * In the child, with our own ids and in its own mount namespace. Afterwards "/" is the sandbox's. -errno with the
+ * failure.
+ */
 int mounts_enter(const MountPlan *plan, Failure *failure) _must_check_;

@@ -48,8 +48,11 @@ static int paths_fail_workspace(const char *path, int error, Failure *failure) {
         case EROFS:
                 return failure_set(failure, "workspace", error, "the workspace %s lies on a read-only file system; choose another folder", path);
         case EXDEV:
-                return failure_set(failure, "workspace", error, "the workspace %s leads out of its root through a link; name the real folder, and have it below "
-                                   "one of sandbox.workspace_roots", path);
+                return failure_set(failure, "workspace", error,
+                                   "the workspace %s leads out of its root through a link; name the real folder, and "
+                                   "have it below "
+                                   "one of sandbox.workspace_roots",
+                                   path);
         case ENOTDIR:
                 return failure_set(failure, "workspace", error, "the workspace %s is not a folder; name one", path);
         default:
@@ -74,7 +77,8 @@ static int paths_open_workspace(Paths *p, const Spec *spec, const Config *config
         if (root_fd < 0)
                 return paths_fail_workspace(root, -root_fd, failure);
         rest = spec->workspace + strlen(root);
-        fd = *rest ? paths_openat2(root_fd, rest + 1, O_PATH | O_DIRECTORY, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS) : steal_fd(&root_fd);
+        fd = *rest ? paths_openat2(root_fd, rest + 1, O_PATH | O_DIRECTORY, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
+                   : steal_fd(&root_fd);
         if (fd < 0)
                 return paths_fail_workspace(spec->workspace, -fd, failure);
         if (syscall(SYS_faccessat2, fd, "", R_OK | W_OK | X_OK, AT_EACCESS | AT_EMPTY_PATH) < 0)
@@ -134,12 +138,17 @@ static int paths_check_bind(const PathsBind *b, const View *view, Failure *failu
         real[n] = 0;
         for (size_t i = 0; i < ELEMENTSOF(paths_reserved); i++)
                 if (spec_path_is_within(real, paths_reserved[i]) || spec_path_is_within(b->path, paths_reserved[i]))
-                        return failure_set(failure, stage, EPERM, "%s lies in %s, which every sandbox has of its own; choose another path", b->path, paths_reserved[i]);
+                        return failure_set(failure, stage, EPERM,
+                                           "%s lies in %s, which every sandbox has of its own; choose another path",
+                                           b->path, paths_reserved[i]);
         protected = view_protects(view, real);
         if (!protected)
                 protected = view_protects(view, b->path);
         if (protected)
-                return failure_set(failure, stage, EPERM, "%s would show %s, which belongs to agent-router itself; choose a folder that does not hold it", b->path, protected);
+                return failure_set(
+                        failure, stage, EPERM,
+                        "%s would show %s, which belongs to agent-router itself; choose a folder that does not hold it",
+                        b->path, protected);
         return 0;
 }
 

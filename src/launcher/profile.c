@@ -106,7 +106,8 @@ static int profile_get_condition(ProfileParser *p, char **words, size_t n, Profi
         const char *op;
         int r;
 
-        if ((n != 3 && n != 5) || strlen(words[0]) != 4 || !str_starts(words[0], "arg") || words[0][3] < '0' || words[0][3] > '5')
+        if ((n != 3 && n != 5) || strlen(words[0]) != 4 || !str_starts(words[0], "arg") || words[0][3] < '0' ||
+            words[0][3] > '5')
                 return profile_fail(p, "expected `if argN OP VALUE` or `if argN & MASK == VALUE` with N from 0 to 5");
         rule->arg = (unsigned)(words[0][3] - '0');
         if (n == 5) {
@@ -129,7 +130,8 @@ static int profile_add(ProfileParser *p, const ProfileRule *rule) {
         Profile *profile = &p->profile;
 
         for (size_t i = 0; i < profile->n; i++)
-                if (rule->op == PROFILE_ALWAYS && profile->rules[i].op == PROFILE_ALWAYS && streq(rule->call, profile->rules[i].call))
+                if (rule->op == PROFILE_ALWAYS && profile->rules[i].op == PROFILE_ALWAYS &&
+                    streq(rule->call, profile->rules[i].call))
                         return profile_fail(p, "%s was named before, in line %u", rule->call, profile->rules[i].line);
         if (profile->n == PROFILE_RULES_MAX)
                 return profile_fail(p, "more than %d rules", PROFILE_RULES_MAX);
@@ -220,7 +222,8 @@ static int profile_parse_line(ProfileParser *p, const char *text, size_t n) {
         return streq(words[0], "default") ? profile_parse_default(p, words, n_words) : profile_parse_rule(p, words, n_words);
 }
 
-int profile_parse(const char *name, const char *text, size_t n, Profile *ret_profile, char ret_error[static PROFILE_ERROR_MAX]) {
+int profile_parse(const char *name, const char *text, size_t n, Profile *ret_profile,
+                  char ret_error[static PROFILE_ERROR_MAX]) {
         ProfileParser p = { .name = name, .error = ret_error };
         int r = 0;
 

@@ -57,5 +57,6 @@ enum {
         PROFILE_E_INVALID,              /* ret_error: "NAME:LINE: what, expected what" */
 };
 
-int profile_parse(const char *name, const char *text, size_t n, Profile *ret_profile, char ret_error[static PROFILE_ERROR_MAX]) _must_check_;
+int profile_parse(const char *name, const char *text, size_t n, Profile *ret_profile,
+                  char ret_error[static PROFILE_ERROR_MAX]) _must_check_;
 void profile_deinit(Profile *p);

@@ -58,7 +58,10 @@ static int sandbox_add_credential(Spec *spec, const char *entry, Failure *failur
         int r;
 
         if (!directory)
-                return failure_set(failure, "credential", ENOENT, "the launcher was given no credentials; add LoadCredential=%s:PATH to agent-router-launcher.service", name);
+                return failure_set(failure, "credential", ENOENT,
+                                   "the launcher was given no credentials; add LoadCredential=%s:PATH to "
+                                   "agent-router-launcher.service",
+                                   name);
         if (asprintf(&path, "%s/%s", directory, name) < 0) {
                 path = NULL;
                 return failure_set(failure, "credential", ENOMEM, "no memory for the credential %s", name);
@@ -100,7 +103,8 @@ static int sandbox_open_as_user(const Sandbox *s, const User *user, int home_fd,
         if (r)
                 return error_trace(r);
         if (!s->caps->userns &&
-            (setgroups(user->n_groups, user->groups) < 0 || setresgid((gid_t)-1, user->gid, (gid_t)-1) < 0 || setresuid((uid_t)-1, user->uid, (uid_t)-1) < 0))
+            (setgroups(user->n_groups, user->groups) < 0 || setresgid((gid_t)-1, user->gid, (gid_t)-1) < 0 ||
+             setresuid((uid_t)-1, user->uid, (uid_t)-1) < 0))
                 return sandbox_fail_ids("the task's user can't be taken on", failure);
         umask(0022);
         r = home_seed(home_fd, s->spec, failure);
@@ -111,7 +115,10 @@ static int sandbox_open_as_user(const Sandbox *s, const User *user, int home_fd,
         return error_trace(r);
 }
 
-/* Loopback in a network namespace of its own, so that a test's local server works; without the right to it, it stays down. */
+/*
+ * Loopback in a network namespace of its own, so that a test's local server works; without the right to it, it stays
+ * down.
+ */
 static void sandbox_loopback_up(void) {
         _cleanup_close_ int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
         struct ifreq request = { .ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING };
@@ -228,8 +235,14 @@ static int sandbox_enter(Sandbox *s, Failure *failure) {
                 if (s->stdin_fd < 0)
                         return failure_set(failure, "descriptors", errno, "/dev/null can't be opened: %s", strerror(errno));
         }
-        r = mounts_enter(&(MountPlan){ .view = s->view, .paths = &paths, .uid = user.uid, .gid = user.gid, .userns = s->caps->userns,
-                                       .proc_fresh = s->caps->proc_fresh, .proc_bound = s->caps->landlock_abi > 0 }, failure);
+        r = mounts_enter(&(MountPlan){ .view = s->view,
+                                       .paths = &paths,
+                                       .uid = user.uid,
+                                       .gid = user.gid,
+                                       .userns = s->caps->userns,
+                                       .proc_fresh = s->caps->proc_fresh,
+                                       .proc_bound = s->caps->landlock_abi > 0 },
+                         failure);
         if (r)
                 return error_trace(r);
         /* Not in clone3: there it would begin at the launcher's cgroup. */

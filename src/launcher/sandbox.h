@@ -1,9 +1,9 @@
 #pragma once
 
 /*
- * sandbox: the child's half of a spawn, in the order that holds: (namespaces and cgroup by clone3) → paths and home with the
- * task's own rights → mounts, pivot_root → capabilities and ids dropped for good, no_new_privs → rlimits → Landlock →
- * descriptors → fork of the agent → seccomp → execve. What remains is init (pid 1) and the agent.
+ * sandbox: the child's half of a spawn, in the order that holds: (namespaces and cgroup by clone3) → paths and home
+ * with the task's own rights → mounts, pivot_root → capabilities and ids dropped for good, no_new_privs → rlimits →
+ * Landlock → descriptors → fork of the agent → seccomp → execve. What remains is init (pid 1) and the agent.
  *
  * The report pipe carries at most one Failure and one ready mark; it closes on execve. The status pipe is init's.
  */
@@ -20,8 +20,8 @@
 #define SANDBOX_NOFILE_HARD 65536
 #define SANDBOX_FSIZE_MAX (UINT64_C(16) << 30)  /* one file; a runaway log must not fill the disk alone */
 /*
- * Processes where no cgroup counts them. In a user namespace the kernel counts each namespace by itself, so pids_max holds
- * as it is; else a limit is the user's over all its tasks, and only guards the machine.
+ * Processes where no cgroup counts them. In a user namespace the kernel counts each namespace by itself, so pids_max
+ * holds as it is; else a limit is the user's over all its tasks, and only guards the machine.
  */
 #define SANDBOX_NPROC_SHARED 16384
 

@@ -31,8 +31,13 @@ void seccomp_cache_deinit(SeccompCache *c) {
 
 static struct scmp_arg_cmp seccomp_comparison(const ProfileRule *rule) {
         static const enum scmp_compare ops[] = {
-                [PROFILE_EQ] = SCMP_CMP_EQ, [PROFILE_NE] = SCMP_CMP_NE, [PROFILE_LT] = SCMP_CMP_LT, [PROFILE_LE] = SCMP_CMP_LE,
-                [PROFILE_GT] = SCMP_CMP_GT, [PROFILE_GE] = SCMP_CMP_GE, [PROFILE_MASKED_EQ] = SCMP_CMP_MASKED_EQ,
+                [PROFILE_EQ] = SCMP_CMP_EQ,
+                [PROFILE_NE] = SCMP_CMP_NE,
+                [PROFILE_LT] = SCMP_CMP_LT,
+                [PROFILE_LE] = SCMP_CMP_LE,
+                [PROFILE_GT] = SCMP_CMP_GT,
+                [PROFILE_GE] = SCMP_CMP_GE,
+                [PROFILE_MASKED_EQ] = SCMP_CMP_MASKED_EQ,
         };
         bool masked = rule->op == PROFILE_MASKED_EQ;
 
@@ -49,7 +54,10 @@ static int seccomp_compile_half(const Profile *profile, bool conditional, int fd
 
         if (!ctx)
                 return error_origin(-ENOMEM);
-        /* Calls of another ABI get the default too, instead of death by SIGSYS; a binary tree keeps the program short to walk. */
+        /*
+         * Calls of another ABI get the default too, instead of death by SIGSYS; a binary tree keeps the program short
+         * to walk.
+         */
         r = seccomp_attr_set(ctx, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_ERRNO((unsigned)profile->default_error));
         if (!r)
                 r = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_OPTIMIZE, 2);
@@ -139,7 +147,9 @@ static int seccomp_cache_load(SeccompCache *c, const char *name, SeccompFilter *
         }
         r = fd_read_file(AT_FDCWD, path, PROFILE_SIZE_MAX, &text, &n);
         if (r)
-                return failure_set(failure, "seccomp", r > 0 ? EFBIG : -r, "the seccomp profile %s can't be read (%s); install it, or name another in the agent's manifest",
+                return failure_set(failure, "seccomp", r > 0 ? EFBIG : -r,
+                                   "the seccomp profile %s can't be read (%s); install it, or name another in the "
+                                   "agent's manifest",
                                    path, r > 0 ? "larger than 64 KiB" : strerror(-r));
         r = profile_parse(path, text, n, &profile, error);
         if (r)

@@ -38,7 +38,8 @@ struct SeccompCache {
 void seccomp_cache_init(SeccompCache *c, const char *directory);
 void seccomp_cache_deinit(SeccompCache *c);
 /* The compiled profile DIRECTORY/NAME.profile; it stays the cache's. -errno with the failure filled. */
-int seccomp_cache_get(SeccompCache *c, const char *name, const SeccompFilter **ret_filter, Failure *failure) _must_check_;
+int seccomp_cache_get(SeccompCache *c, const char *name, const SeccompFilter **ret_filter, Failure *failure)
+        _must_check_;
 /* Confines the calling thread; no_new_privs must be set. -errno of seccomp(2). */
 int seccomp_filter_install(const SeccompFilter *filter) _must_check_;
 

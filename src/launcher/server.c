@@ -120,9 +120,12 @@ static int server_on_hello(Server *s, LaunchReader *reader) {
         if (r != LAUNCH_E_END || version == 0)
                 return SERVER_E_PROTOCOL;
         if (version < LAUNCH_VERSION_MIN || version_min > LAUNCH_VERSION) {
-                r = server_reply_refused(s, "hello", version < LAUNCH_VERSION_MIN
-                                         ? "this launcher is too new for the router's protocol version; upgrade agent-routerd"
-                                         : "this launcher is too old for the router's protocol version; restart agent-router-launcher once its tasks have ended");
+                r = server_reply_refused(
+                        s, "hello",
+                        version < LAUNCH_VERSION_MIN
+                                ? "this launcher is too new for the router's protocol version; upgrade agent-routerd"
+                                : "this launcher is too old for the router's protocol version; restart "
+                                  "agent-router-launcher once its tasks have ended");
                 return r ? r : SERVER_E_PROTOCOL;
         }
         s->hello = true;
@@ -169,7 +172,9 @@ static int server_on_spawn(Server *s, LaunchReader *reader, int *fd) {
         if (r == 0 && l->stopping)
                 (void)failure_set(&failure, "stopping", ESHUTDOWN, "the launcher is being stopped");
         else if (r == 0 && l->attempts.n >= LAUNCHER_ATTEMPTS_MAX)
-                (void)failure_set(&failure, "limit", EAGAIN, "the launcher holds %d attempts already; lower limits.running in agent-router.yaml", LAUNCHER_ATTEMPTS_MAX);
+                (void)failure_set(&failure, "limit", EAGAIN,
+                                  "the launcher holds %d attempts already; lower limits.running in agent-router.yaml",
+                                  LAUNCHER_ATTEMPTS_MAX);
         if (failure.error)
                 return error_trace(server_reply_failed(s, &spec.attempt, &failure));
         r = attempt_new(l, &spec, steal_fd(fd), &a);
@@ -249,7 +254,9 @@ static ssize_t server_receive(Server *s, int *ret_fd) {
                 uint8_t space[CMSG_SPACE(SERVER_FDS_MAX * sizeof(int))];
         } control;
         struct iovec iov = { .iov_base = s->in, .iov_len = LAUNCH_MESSAGE_MAX };
-        struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control) };
+        struct msghdr message = {
+                .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)
+        };
         ssize_t n = recvmsg(s->conn.fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 
         *ret_fd = -1;
@@ -257,7 +264,9 @@ static ssize_t server_receive(Server *s, int *ret_fd) {
                 return -errno;
         for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c)) {
                 int fds[SERVER_FDS_MAX];
-                size_t n_fds = c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS ? (c->cmsg_len - CMSG_LEN(0)) / sizeof(int) : 0;
+                size_t n_fds = c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS
+                                       ? (c->cmsg_len - CMSG_LEN(0)) / sizeof(int)
+                                       : 0;
 
                 memcpy(fds, CMSG_DATA(c), n_fds * sizeof(int));
                 for (size_t i = 0; i < n_fds; i++)
@@ -303,7 +312,9 @@ static int server_send(Server *s, const uint8_t *data, size_t n, int fd) {
         struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1 };
 
         if (fd >= 0) {
-                control.header = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int)) };
+                control.header = (struct cmsghdr){ .cmsg_level = SOL_SOCKET,
+                                                   .cmsg_type = SCM_RIGHTS,
+                                                   .cmsg_len = CMSG_LEN(sizeof(int)) };
                 memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
                 message.msg_control = &control;
                 message.msg_controllen = sizeof(control);
@@ -448,8 +459,10 @@ static void server_on_listener(LoopSource *source, uint32_t events) {
 
 int server_init(Server *s, Launcher *l, int listen_fd, int64_t router_uid) {
         *s = (Server){
-                .launcher = l, .router_uid = router_uid,
-                .listener = { .fd = -1, .on_ready = server_on_listener }, .conn = { .fd = -1, .on_ready = server_on_conn },
+                .launcher = l,
+                .router_uid = router_uid,
+                .listener = { .fd = -1, .on_ready = server_on_listener },
+                .conn = { .fd = -1, .on_ready = server_on_conn },
         };
         list_init(&s->listing);
         list_init(&s->dirty);

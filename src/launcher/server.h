@@ -1,16 +1,20 @@
 #pragma once
 
 /*
- * server: the launcher's end of the protocol (base/launch.h). One router at a time: a new connection takes the place of the
- * old one, since a router that was restarted is the one that counts. What attempts have to say is not queued but pulled
- * from them while the socket takes it, round robin, so a slow router costs no memory beyond the attempts' windows.
+ * server: the launcher's end of the protocol (base/launch.h). One router at a time: a new connection takes the place of
+ * the old one, since a router that was restarted is the one that counts. What attempts have to say is not queued but
+ * pulled from them while the socket takes it, round robin, so a slow router costs no memory beyond the attempts'
+ * windows.
  */
 
 #include "base/buf.h"
 #include "base/list.h"
 #include "launcher/loop.h"
 
-/* HELLO, REFUSED and SPAWN_FAILED without an attempt wait here; a router that sends more requests without reading waits too. */
+/*
+ * HELLO, REFUSED and SPAWN_FAILED without an attempt wait here; a router that sends more requests without reading waits
+ * too.
+ */
 #define SERVER_REPLIES_MAX 64
 /* Requests taken in one turn of the loop, and messages sent in one, so that neither side starves the other. */
 #define SERVER_BATCH 32

@@ -37,7 +37,9 @@ static int spawn_check_require(const Launcher *l, const Spec *spec, Failure *fai
                 if (caps_has(&l->caps, name))
                         continue;
                 why = caps_why_absent(&l->caps, name);
-                return failure_set(failure, "require", EOPNOTSUPP, "sandbox.require wants %s, which this machine lacks (%s)", name, why ?: "unknown capability");
+                return failure_set(failure, "require", EOPNOTSUPP,
+                                   "sandbox.require wants %s, which this machine lacks (%s)", name,
+                                   why ?: "unknown capability");
         }
         if (!l->caps.namespaces)
                 return failure_set(failure, "require", EOPNOTSUPP, "no sandbox can be made here: %s",
@@ -52,13 +54,18 @@ static int spawn_check_uid(const Launcher *l, const Spec *spec, uid_t *ret_uid, 
                 return failure_set(failure, "user", ENOENT, "the worker user %s has no account here; make it (systemd-sysusers) or set sandbox.worker_user in "
                                    "agent-router.yaml, and restart the launcher", l->config.worker_user);
         if (l->caps.userns && uid != (int64_t)geteuid())
-                return failure_set(failure, "user", EPERM, "this launcher runs as uid %u and can't run a task as uid %lld; use the system instance for other users",
+                return failure_set(failure, "user", EPERM,
+                                   "this launcher runs as uid %u and can't run a task as uid %lld; use the system "
+                                   "instance for other users",
                                    (unsigned)geteuid(), (long long)uid);
         if (uid == 0)
                 return failure_set(failure, "user", EPERM, "a task never runs as root; map the principal to an ordinary user");
         if (!l->caps.userns && uid != l->config.worker_uid && uid < l->config.uid_min)
-                return failure_set(failure, "user", EPERM, "uid %lld is below sandbox.uid_min (%u), so it is a system account; map the principal to a person's account, "
-                                   "or lower uid_min", (long long)uid, (unsigned)l->config.uid_min);
+                return failure_set(failure, "user", EPERM,
+                                   "uid %lld is below sandbox.uid_min (%u), so it is a system account; map the "
+                                   "principal to a person's account, "
+                                   "or lower uid_min",
+                                   (long long)uid, (unsigned)l->config.uid_min);
         *ret_uid = (uid_t)uid;
         return 0;
 }
@@ -88,14 +95,17 @@ static void spawn_set_limits(const Config *c, const Spec *spec, CgroupLimits *re
 }
 
 static int spawn_fail_resources(const char *what, int error, Failure *failure) {
-        return failure_set(failure, "resources", error, "%s: %s; the machine or the launcher's service is at a limit (LimitNOFILE=, TasksMax=, memory, disk)", what,
-                           strerror(error));
+        return failure_set(
+                failure, "resources", error,
+                "%s: %s; the machine or the launcher's service is at a limit (LimitNOFILE=, TasksMax=, memory, disk)",
+                what, strerror(error));
 }
 
 static int spawn_clone(Attempt *a, Sandbox *s, bool network) {
         struct clone_args args = {
-                .flags = CLONE_PIDFD | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | (network ? 0 : CLONE_NEWNET) |
-                         (s->caps->userns ? CLONE_NEWUSER : 0) | (a->cgroup.fd >= 0 ? CLONE_INTO_CGROUP : 0),
+                .flags = CLONE_PIDFD | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS |
+                         (network ? 0 : CLONE_NEWNET) | (s->caps->userns ? CLONE_NEWUSER : 0) |
+                         (a->cgroup.fd >= 0 ? CLONE_INTO_CGROUP : 0),
                 .pidfd = (uint64_t)(uintptr_t)&a->pidfd,
                 .exit_signal = SIGCHLD,
                 .cgroup = a->cgroup.fd >= 0 ? (uint64_t)a->cgroup.fd : 0,
@@ -146,8 +156,14 @@ int spawn(Attempt *a, Spec *spec, int stdin_fd) {
         Launcher *l = a->launcher;
         _cleanup_(spawn_pipes_close) SpawnPipes pipes = { { -1, -1 }, { -1, -1 }, { -1, -1 }, { -1, -1 } };
         Sandbox s = {
-                .spec = spec, .config = &l->config, .caps = &l->caps, .view = &l->view, .tasks_path = l->homes.tasks_path,
-                .gid = getegid(), .signals = &l->signals, .stdin_fd = stdin_fd,
+                .spec = spec,
+                .config = &l->config,
+                .caps = &l->caps,
+                .view = &l->view,
+                .tasks_path = l->homes.tasks_path,
+                .gid = getegid(),
+                .signals = &l->signals,
+                .stdin_fd = stdin_fd,
         };
         int r;
 

@@ -188,7 +188,9 @@ void client_send(Client *c, const Buf *b, int fd) {
         struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1 };
 
         if (fd >= 0) {
-                control.header = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int)) };
+                control.header = (struct cmsghdr){ .cmsg_level = SOL_SOCKET,
+                                                   .cmsg_type = SCM_RIGHTS,
+                                                   .cmsg_len = CMSG_LEN(sizeof(int)) };
                 memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
                 message.msg_control = &control;
                 message.msg_controllen = sizeof(control);
@@ -211,15 +213,22 @@ static void client_read_attr(Client *c, Message *m, LaunchAttr attr, const uint8
                 LaunchAttr attr;
                 uint32_t *value;
         } u32[] = {
-                { LAUNCH_ATTR_STREAM, &m->stream }, { LAUNCH_ATTR_HOW, &m->how }, { LAUNCH_ATTR_VALUE, &m->value }, { LAUNCH_ATTR_KILLED, &m->killed },
-                { LAUNCH_ATTR_OOM_KILLS, &m->oom_kills }, { LAUNCH_ATTR_PIDS_HIT, &m->pids_hit }, { LAUNCH_ATTR_PID, &m->pid }, { LAUNCH_ATTR_ERRNO, &m->error },
+                { LAUNCH_ATTR_STREAM, &m->stream },
+                { LAUNCH_ATTR_HOW, &m->how },
+                { LAUNCH_ATTR_VALUE, &m->value },
+                { LAUNCH_ATTR_KILLED, &m->killed },
+                { LAUNCH_ATTR_OOM_KILLS, &m->oom_kills },
+                { LAUNCH_ATTR_PIDS_HIT, &m->pids_hit },
+                { LAUNCH_ATTR_PID, &m->pid },
+                { LAUNCH_ATTR_ERRNO, &m->error },
         };
         const struct {
                 LaunchAttr attr;
                 uint64_t *value;
         } u64[] = {
-                { LAUNCH_ATTR_OFFSET, &m->offset }, { LAUNCH_ATTR_STDOUT_END, &m->stdout_end }, { LAUNCH_ATTR_STDERR_END, &m->stderr_end },
-                { LAUNCH_ATTR_CPU_US, &m->cpu_us }, { LAUNCH_ATTR_MEMORY_PEAK, &m->memory_peak }, { LAUNCH_ATTR_EXECED_AT, &m->execed_at },
+                { LAUNCH_ATTR_OFFSET, &m->offset },           { LAUNCH_ATTR_STDOUT_END, &m->stdout_end },
+                { LAUNCH_ATTR_STDERR_END, &m->stderr_end },   { LAUNCH_ATTR_CPU_US, &m->cpu_us },
+                { LAUNCH_ATTR_MEMORY_PEAK, &m->memory_peak }, { LAUNCH_ATTR_EXECED_AT, &m->execed_at },
         };
 
         for (size_t i = 0; i < ELEMENTSOF(u32); i++)
@@ -254,7 +263,9 @@ bool client_receive(Client *c, Message *m) {
                 uint8_t space[CMSG_SPACE(4 * sizeof(int))];
         } control;
         struct iovec iov = { .iov_base = data, .iov_len = sizeof(data) };
-        struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control) };
+        struct msghdr message = {
+                .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)
+        };
         struct pollfd p = { .fd = c->fd, .events = POLLIN };
         LaunchReader reader;
         const uint8_t *value;

@@ -1,8 +1,8 @@
 #pragma once
 
 /*
- * The tests' router: starts a real agent-router-launcher in a folder of its own, as root or as a plain user, and speaks the
- * protocol to it. Every wait has a deadline; nothing sleeps to synchronise.
+ * The tests' router: starts a real agent-router-launcher in a folder of its own, as root or as a plain user, and speaks
+ * the protocol to it. Every wait has a deadline; nothing sleeps to synchronise.
  */
 
 #include "base/buf.h"

@@ -101,8 +101,11 @@ static void test_worker_is_never_root(void **state) {
 
 int main(void) {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_read), cmocka_unit_test(test_defaults_without_a_file), cmocka_unit_test(test_errors),
-                cmocka_unit_test(test_others_must_not_write_it), cmocka_unit_test(test_worker_is_never_root),
+                cmocka_unit_test(test_read),
+                cmocka_unit_test(test_defaults_without_a_file),
+                cmocka_unit_test(test_errors),
+                cmocka_unit_test(test_others_must_not_write_it),
+                cmocka_unit_test(test_worker_is_never_root),
         };
 
         return cmocka_run_group_tests(tests, setup, teardown);

@@ -86,7 +86,9 @@ static void test_empty_goes_deep(void **state) {
 
 int main(void) {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_seed_and_empty), cmocka_unit_test(test_seed_follows_no_link), cmocka_unit_test(test_empty_goes_deep),
+                cmocka_unit_test(test_seed_and_empty),
+                cmocka_unit_test(test_seed_follows_no_link),
+                cmocka_unit_test(test_empty_goes_deep),
         };
 
         return cmocka_run_group_tests(tests, setup, teardown);

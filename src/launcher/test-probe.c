@@ -57,7 +57,8 @@ static void say_abstract(const char *name) {
         int fd = socket(AF_UNIX, SOCK_STREAM, 0);
 
         memcpy(address.sun_path + 1, name, strlen(name));
-        say("abstract", connect(fd, (struct sockaddr *)&address, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(name))));
+        say("abstract", connect(fd, (struct sockaddr *)&address,
+                                (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(name))));
         close(fd);
 }
 

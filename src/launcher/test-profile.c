@@ -144,13 +144,40 @@ static int verdict(const SeccompFilter *f, int call, uint64_t arg0, uint64_t arg
 
 static void test_shipped_profile(void **state) {
         static const int refused[] = {
-                SYS_io_uring_setup, SYS_io_uring_enter, SYS_io_uring_register, SYS_ptrace, SYS_bpf, SYS_keyctl, SYS_add_key, SYS_request_key,
-                SYS_userfaultfd, SYS_mount, SYS_umount2, SYS_pivot_root, SYS_chroot, SYS_unshare, SYS_setns, SYS_process_vm_readv,
-                SYS_process_vm_writev, SYS_kexec_load, SYS_init_module, SYS_perf_event_open, SYS_open_by_handle_at, SYS_swapon, SYS_reboot,
-                SYS_settimeofday, SYS_open_tree, SYS_move_mount, SYS_fsopen, SYS_mount_setattr, SYS_pidfd_getfd,
+                SYS_io_uring_setup,
+                SYS_io_uring_enter,
+                SYS_io_uring_register,
+                SYS_ptrace,
+                SYS_bpf,
+                SYS_keyctl,
+                SYS_add_key,
+                SYS_request_key,
+                SYS_userfaultfd,
+                SYS_mount,
+                SYS_umount2,
+                SYS_pivot_root,
+                SYS_chroot,
+                SYS_unshare,
+                SYS_setns,
+                SYS_process_vm_readv,
+                SYS_process_vm_writev,
+                SYS_kexec_load,
+                SYS_init_module,
+                SYS_perf_event_open,
+                SYS_open_by_handle_at,
+                SYS_swapon,
+                SYS_reboot,
+                SYS_settimeofday,
+                SYS_open_tree,
+                SYS_move_mount,
+                SYS_fsopen,
+                SYS_mount_setattr,
+                SYS_pidfd_getfd,
         };
-        static const int allowed[] = { SYS_read, SYS_write, SYS_openat, SYS_execve, SYS_clone, SYS_futex, SYS_mmap, SYS_socket, SYS_ioctl, SYS_statx };
-        static const uint64_t namespaces[] = { CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWIPC, CLONE_NEWUTS, CLONE_NEWCGROUP };
+        static const int allowed[] = { SYS_read,  SYS_write, SYS_openat, SYS_execve, SYS_clone,
+                                       SYS_futex, SYS_mmap,  SYS_socket, SYS_ioctl,  SYS_statx };
+        static const uint64_t namespaces[] = { CLONE_NEWNS,  CLONE_NEWUSER, CLONE_NEWPID,   CLONE_NEWNET,
+                                               CLONE_NEWIPC, CLONE_NEWUTS,  CLONE_NEWCGROUP };
         const SeccompFilter *f;
         Failure failure = {};
         char directory[4096];
@@ -168,10 +195,14 @@ static void test_shipped_profile(void **state) {
         assert_int_equal(verdict(f, 9999, 0, 0), ENOSYS);
         for (size_t i = 0; i < ELEMENTSOF(namespaces); i++)
                 assert_int_equal(verdict(f, SYS_clone, namespaces[i] | SIGCHLD, 0), EPERM);
-        assert_int_equal(verdict(f, SYS_clone, CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM, 0), 0);
+        assert_int_equal(verdict(f, SYS_clone,
+                                 CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM, 0),
+                         0);
         for (uint64_t family = 0; family < 50; family++)
                 assert_int_equal(verdict(f, SYS_socket, family, 0),
-                                 family == AF_UNIX || family == AF_INET || family == AF_INET6 || family == AF_NETLINK ? 0 : EAFNOSUPPORT);
+                                 family == AF_UNIX || family == AF_INET || family == AF_INET6 || family == AF_NETLINK
+                                         ? 0
+                                         : EAFNOSUPPORT);
         assert_int_equal(verdict(f, SYS_socket, UINT64_C(1) << 32 | 38, 0), EAFNOSUPPORT);
         assert_int_equal(verdict(f, SYS_ioctl, 0, TIOCSTI), EPERM);
         assert_int_equal(verdict(f, SYS_ioctl, 0, UINT64_C(7) << 32 | TIOCSTI), EPERM);

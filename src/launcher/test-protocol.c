@@ -447,7 +447,8 @@ static void test_strangers_are_refused(void **state) {
                 char byte;
                 int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 
-                if (setgid(12345) < 0 || setuid(12345) < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+                if (setgid(12345) < 0 || setuid(12345) < 0 ||
+                    connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
                         _exit(1);
                 /* Closed, or reset, without a word. */
                 _exit(recv(fd, &byte, 1, 0) <= 0 ? 0 : 2);
@@ -489,12 +490,24 @@ static void test_many_at_once(void **state) {
 int main(void) {
         const struct CMUnitTest tests[] = {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-                TEST(test_hello), TEST(test_output_and_exit), TEST(test_signalled), TEST(test_spawned_says_when_it_execed),
-                TEST(test_back_pressure), TEST(test_reconnect_resends_what_is_not_acknowledged), TEST(test_new_router_takes_the_place),
-                TEST(test_spawn_is_idempotent), TEST(test_kill_is_graceful_first), TEST(test_kill_leaves_no_survivor),
-                TEST(test_forget_of_a_running_attempt_ends_it), TEST(test_forget_removes_the_home), TEST(test_death_of_the_launcher),
-                TEST(test_stop_ends_the_agents), TEST(test_versions), TEST(test_malformed_messages_end_the_connection),
-                TEST(test_strangers_are_refused), TEST(test_many_at_once),
+                TEST(test_hello),
+                TEST(test_output_and_exit),
+                TEST(test_signalled),
+                TEST(test_spawned_says_when_it_execed),
+                TEST(test_back_pressure),
+                TEST(test_reconnect_resends_what_is_not_acknowledged),
+                TEST(test_new_router_takes_the_place),
+                TEST(test_spawn_is_idempotent),
+                TEST(test_kill_is_graceful_first),
+                TEST(test_kill_leaves_no_survivor),
+                TEST(test_forget_of_a_running_attempt_ends_it),
+                TEST(test_forget_removes_the_home),
+                TEST(test_death_of_the_launcher),
+                TEST(test_stop_ends_the_agents),
+                TEST(test_versions),
+                TEST(test_malformed_messages_end_the_connection),
+                TEST(test_strangers_are_refused),
+                TEST(test_many_at_once),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

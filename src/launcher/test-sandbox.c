@@ -88,16 +88,22 @@ static void test_view(void **state) {
         char script[1024], wanted[256];
 
         expect(c, "ls -A / | tr '\\n' ' ' | sed 's/lib[^ ]* //g; s/tmp .*usr/tmp usr/'", "bin dev etc home proc run sbin tmp usr ");
-        expect(c, "for p in /root /var /boot /sys /srv /opt /etc/shadow /etc/gshadow /etc/agent-router /etc/sudoers /run/systemd /run/user /dev/sda /dev/kmsg /dev/mem; "
-               "do [ -e $p ] && echo $p; done; ls /home", "agent\n");
+        expect(c,
+               "for p in /root /var /boot /sys /srv /opt /etc/shadow /etc/gshadow /etc/agent-router /etc/sudoers "
+               "/run/systemd /run/user /dev/sda /dev/kmsg /dev/mem; "
+               "do [ -e $p ] && echo $p; done; ls /home",
+               "agent\n");
         snprintf(script, sizeof(script), "ls -A %s; ls -A /run /dev/shm; ls -A /tmp", c->dir);
         snprintf(wanted, sizeof(wanted), "ws\n/dev/shm:\n\n/run:\n%s\n", c->dir + strlen("/tmp/"));
         expect(c, script, wanted);
 }
 
 static void test_read_only_system(void **state) {
-        expect(*state, "for d in / /usr /usr/bin /etc /etc/ssl /home /dev /proc; do touch $d/x 2>/dev/null && echo wrote $d; done; echo x 2>/dev/null > /etc/hosts && echo hosts; "
-               "rm -f /etc/passwd 2>/dev/null; test -s /etc/passwd && echo kept", "kept\n");
+        expect(*state,
+               "for d in / /usr /usr/bin /etc /etc/ssl /home /dev /proc; do touch $d/x 2>/dev/null && echo wrote $d; "
+               "done; echo x 2>/dev/null > /etc/hosts && echo hosts; "
+               "rm -f /etc/passwd 2>/dev/null; test -s /etc/passwd && echo kept",
+               "kept\n");
 }
 
 static void test_writable_places(void **state) {
@@ -215,7 +221,9 @@ static void test_abstract_sockets(void **state) {
 
         snprintf(name, sizeof(name), "test-launcher-%d", (int)getpid());
         memcpy(address.sun_path + 1, name, strlen(name));
-        assert_int_equal(bind(fd, (struct sockaddr *)&address, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(name))), 0);
+        assert_int_equal(bind(fd, (struct sockaddr *)&address,
+                              (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(name))),
+                         0);
         assert_int_equal(listen(fd, 8), 0);
         copy_probe(c);
         snprintf(script, sizeof(script), "echo; ./probe %s", name);
@@ -258,12 +266,18 @@ static void test_tools(void **state) {
         else
                 print_message("no node here\n");
         if (access("/usr/bin/python3", X_OK) == 0)
-                expect(c, "/usr/bin/python3 -c 'import threading,subprocess; t=threading.Thread(target=lambda: print(subprocess.check_output([\"echo\",\"42\"]).decode(),end=\"\")); "
-                       "t.start(); t.join()'", "42\n");
+                expect(c,
+                       "/usr/bin/python3 -c 'import threading,subprocess; t=threading.Thread(target=lambda: "
+                       "print(subprocess.check_output([\"echo\",\"42\"]).decode(),end=\"\")); "
+                       "t.start(); t.join()'",
+                       "42\n");
         else
                 print_message("no python3 here\n");
         if (access("/usr/bin/git", X_OK) == 0)
-                expect(c, "git init -q r && cd r && echo x > f && git add f && git -c user.name=a -c user.email=b commit -q -m first && git log --format=%s", "first\n");
+                expect(c,
+                       "git init -q r && cd r && echo x > f && git add f && git -c user.name=a -c user.email=b commit "
+                       "-q -m first && git log --format=%s",
+                       "first\n");
 }
 
 static void expect_failed(Client *c, LaunchAttr attr, const void *data, size_t n, const char *stage, const char *text) {
@@ -342,7 +356,8 @@ static void test_read_only_paths(void **state) {
         /* Around one of ours, and through a link. */
         expect_failed(c, LAUNCH_ATTR_READ_ONLY, c->dir, strlen(c->dir), "read-only", "belongs to agent-router itself");
         assert_int_equal(symlink("../config", client_path(c, "outside/link")), 0);
-        expect_failed(c, LAUNCH_ATTR_READ_ONLY, client_path(c, "outside/link"), strlen(client_path(c, "outside/link")), "read-only", "belongs to agent-router itself");
+        expect_failed(c, LAUNCH_ATTR_READ_ONLY, client_path(c, "outside/link"), strlen(client_path(c, "outside/link")),
+                      "read-only", "belongs to agent-router itself");
         expect_failed(c, LAUNCH_ATTR_READ_ONLY, "/proc/self", 10, "read-only", "");
         expect_failed(c, LAUNCH_ATTR_READ_ONLY, "/nonexistent", 12, "read-only", "No such file");
 }
@@ -425,11 +440,15 @@ static void test_failures_name_the_way_out(void **state) {
 
 int main(int argc, char **argv) {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_identity), cmocka_unit_test(test_no_privileges), cmocka_unit_test(test_descriptors), cmocka_unit_test(test_view),
-                cmocka_unit_test(test_read_only_system), cmocka_unit_test(test_writable_places), cmocka_unit_test(test_homes_are_apart),
-                cmocka_unit_test(test_stdin), cmocka_unit_test(test_refused_calls), cmocka_unit_test(test_abstract_sockets), cmocka_unit_test(test_no_network),
-                cmocka_unit_test(test_tools), cmocka_unit_test(test_workspaces), cmocka_unit_test(test_read_only_paths), cmocka_unit_test(test_home_files),
-                cmocka_unit_test(test_users), cmocka_unit_test(test_credentials), cmocka_unit_test(test_failures_name_the_way_out),
+                cmocka_unit_test(test_identity),         cmocka_unit_test(test_no_privileges),
+                cmocka_unit_test(test_descriptors),      cmocka_unit_test(test_view),
+                cmocka_unit_test(test_read_only_system), cmocka_unit_test(test_writable_places),
+                cmocka_unit_test(test_homes_are_apart),  cmocka_unit_test(test_stdin),
+                cmocka_unit_test(test_refused_calls),    cmocka_unit_test(test_abstract_sockets),
+                cmocka_unit_test(test_no_network),       cmocka_unit_test(test_tools),
+                cmocka_unit_test(test_workspaces),       cmocka_unit_test(test_read_only_paths),
+                cmocka_unit_test(test_home_files),       cmocka_unit_test(test_users),
+                cmocka_unit_test(test_credentials),      cmocka_unit_test(test_failures_name_the_way_out),
         };
 
         if (argc > 1 && streq(argv[1], "plain"))

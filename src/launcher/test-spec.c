@@ -144,8 +144,12 @@ static void test_path_within(void **state) {
 
 int main(void) {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_read), cmocka_unit_test(test_defaults), cmocka_unit_test(test_refusals),
-                cmocka_unit_test(test_argv_must_be_absolute), cmocka_unit_test(test_no_attempt_is_malformed), cmocka_unit_test(test_path_within),
+                cmocka_unit_test(test_read),
+                cmocka_unit_test(test_defaults),
+                cmocka_unit_test(test_refusals),
+                cmocka_unit_test(test_argv_must_be_absolute),
+                cmocka_unit_test(test_no_attempt_is_malformed),
+                cmocka_unit_test(test_path_within),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,9 +1,9 @@
 #pragma once
 
 /*
- * user: the account that a task runs as. Local accounts are read from /etc/passwd and /etc/group directly, which costs no
- * memory that stays; an account that is not there is asked of the name service (sssd, LDAP), which a child does, never
- * the launcher's loop.
+ * user: the account that a task runs as. Local accounts are read from /etc/passwd and /etc/group directly, which costs
+ * no memory that stays; an account that is not there is asked of the name service (sssd, LDAP), which a child does,
+ * never the launcher's loop.
  */
 
 #include "base/macro.h"

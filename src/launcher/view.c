@@ -9,11 +9,11 @@
 #include "launcher/view.h"
 
 static int view_add_entry(View *v, const char *name) {
-        char path[16] = "/";
+        char path[16];
         struct stat st;
         ssize_t n;
 
-        strncat(path, name, sizeof(path) - 2);
+        snprintf(path, sizeof(path), "/%s", name);
         if (lstat(path, &st) < 0)
                 return errno == ENOENT ? 0 : error_origin(-errno);
         v->entries[v->n_entries].name = name;

@@ -23,8 +23,8 @@ struct View {
         size_t n_entries;
         StrList protected;              /* real paths */
         /*
-         * RUNTIME_DIRECTORY/sandbox, where "root" is the place at which a sandbox's root is put together. A path, since a child
-         * must open it anew: descriptors of our mount namespace can't be mounted on in its own.
+         * RUNTIME_DIRECTORY/sandbox, where "root" is the place at which a sandbox's root is put together. A path, since
+         * a child must open it anew: descriptors of our mount namespace can't be mounted on in its own.
          */
         char *runtime_path;
         Etc etc;

@@ -41,7 +41,9 @@ int window_read(Window *w, int fd, size_t most, size_t *ret_n) _must_check_;
 /* The next bytes to send, at most `most`, contiguous; 0 where everything was sent. */
 size_t window_peek(const Window *w, size_t most, const uint8_t **ret_data);
 void window_sent(Window *w, size_t n);
-/* Everything before offset is durable. false: offset lies beyond what was sent (the peer is confused); nothing changes. */
+/*
+ * Everything before offset is durable. false: offset lies beyond what was sent (the peer is confused); nothing changes.
+ */
 bool window_ack(Window *w, uint64_t offset);
 /* A new connection: send again from the first unacknowledged byte. */
 void window_rewind(Window *w);

@@ -1,6 +1,6 @@
 /*
- * The sd-bus pump, a file of its own beside source.c: a program that uses signals only does not get libsystemd linked in
- * (and its memory).
+ * The sd-bus pump, a file of its own beside source.c: a program that uses signals only does not get libsystemd linked
+ * in (and its memory).
  */
 
 #include <assert.h>

@@ -149,7 +149,8 @@ void op_write(Op *op, int fd, const void *data, size_t n, uint64_t offset);
 void op_send(Op *op, int fd, const void *data, size_t n);               /* MSG_NOSIGNAL */
 void op_recv(Op *op, int fd, void *data, size_t n);
 void op_recv_multishot(Op *op, int fd);                                 /* where features.multishot_recv; op_buffer() */
-void op_accept(Op *op, int fd, bool multishot);                         /* res is a new CLOEXEC, non-blocking descriptor */
+/* res is a new CLOEXEC, non-blocking descriptor */
+void op_accept(Op *op, int fd, bool multishot);
 void op_recvmsg(Op *op, int fd, struct msghdr *msg, int flags);
 void op_sendmsg(Op *op, int fd, const struct msghdr *msg, int flags);
 void op_fdatasync(Op *op, int fd);                                      /* IORING_FSYNC_DATASYNC */
@@ -167,6 +168,8 @@ static inline bool timer_is_set(const Timer *timer) {
 }
 
 void defer_init(Defer *defer, Reactor *reactor, DeferFn fn);
-/* Runs once at the end of this tick; scheduled by a Defer, in a further round of the same tick (bounded), or the next. */
+/*
+ * Runs once at the end of this tick; scheduled by a Defer, in a further round of the same tick (bounded), or the next.
+ */
 void defer_schedule(Defer *defer);
 void defer_cancel(Defer *defer);

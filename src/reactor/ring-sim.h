@@ -19,7 +19,8 @@ typedef struct RingSimOptions RingSimOptions;
 
 struct RingSimOptions {
         uint64_t seed;
-        unsigned n_buffers;             /* of the buffer ring, 1 to RING_SIM_N_BUFFERS_MAX; 0: 4, so that it runs dry often */
+        /* of the buffer ring, 1 to RING_SIM_N_BUFFERS_MAX; 0: 4, so that it runs dry often */
+        unsigned n_buffers;
         unsigned delay_percent;         /* an operation that could go on does so in a later wait */
         unsigned short_percent;         /* a send, receive, read or write moves a random part */
         unsigned enobufs_percent;       /* a multishot receive ends with -ENOBUFS */
@@ -40,7 +41,9 @@ struct RingSimOptions {
 
 /* For the reactor_new() calls from now on; without it, a quiet ring with seed 1. */
 void ring_sim_configure(const RingSimOptions *options);
-/* A number below n from a generator of the caller's (splitmix64; its state is any seed): for the test's own decisions. */
+/*
+ * A number below n from a generator of the caller's (splitmix64; its state is any seed): for the test's own decisions.
+ */
 static inline uint64_t ring_sim_random(uint64_t *state, uint64_t n) {
         uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
 

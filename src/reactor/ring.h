@@ -11,8 +11,8 @@ typedef struct Ring Ring;
 typedef struct RingCompletion RingCompletion;
 
 /*
- * Receive buffers shared by all streams: a buffer is held only while its callback runs, so this bounds what one tick can
- * receive, not the number of streams. 512 KiB of lazily touched memory, of the daemon's 5 MiB.
+ * Receive buffers shared by all streams: a buffer is held only while its callback runs, so this bounds what one tick
+ * can receive, not the number of streams. 512 KiB of lazily touched memory, of the daemon's 5 MiB.
  */
 #define RING_BUFFER_SIZE        KIB(4)
 #define RING_N_BUFFERS          128

@@ -13,14 +13,17 @@ struct sd_bus;
 struct SignalSource {
         Reactor *reactor;
         int fd;                 /* signalfd(2), non-blocking */
-        Op read;                /* polls: a read on the ring would end in a kernel worker thread, whose signals are others */
+        /* polls: a read on the ring would end in a kernel worker thread, whose signals are others */
+        Op read;
         Defer closed;
         bool closing;
         void (*on_signal)(SignalSource *source, int signo, pid_t from);
         void (*on_closed)(SignalSource *source);
 };
 
-/* Blocks the signals of mask in this thread and reads them from a signalfd. -errno. They stay blocked after the close. */
+/*
+ * Blocks the signals of mask in this thread and reads them from a signalfd. -errno. They stay blocked after the close.
+ */
 int signal_source_init(SignalSource *source, Reactor *reactor, const sigset_t *mask,
                        void (*on_signal)(SignalSource *source, int signo, pid_t from)) _must_check_;
 void signal_source_close(SignalSource *source, void (*on_closed)(SignalSource *source));

@@ -8,10 +8,10 @@
  * next chunk in on_drain, so a slow client stops being produced for.
  *
  * Pausing is lazy: a receive that is in flight stays so until bytes arrive for the paused stream; it is then cancelled,
- * and the bytes that came before the cancellation took effect are kept (`held`, at most the buffer ring's size, since the
- * cancellation is submitted with the tick's end) and delivered first after stream_resume(). on_bytes is never called
- * while paused, nor from within a call into the stream. An end of input or a receive error met while paused waits for
- * stream_resume() too.
+ * and the bytes that came before the cancellation took effect are kept (`held`, at most the buffer ring's size, since
+ * the cancellation is submitted with the tick's end) and delivered first after stream_resume(). on_bytes is never
+ * called while paused, nor from within a call into the stream. An end of input or a receive error met while paused
+ * waits for stream_resume() too.
  *
  * Close is two-phase: stream_close() cancels what is in flight and closes the descriptor after the last
  * completion, then calls on_closed, after which the owner may free the Stream's memory. No other callback comes

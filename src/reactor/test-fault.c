@@ -1,6 +1,6 @@
 /*
- * Every allocation fails once: a fixed run of streams, packets and timers is repeated, the Nth allocation of the Nth run
- * fails. Each run ends with an error that somebody was told of, without a leak, a hang or a lost byte before it.
+ * Every allocation fails once: a fixed run of streams, packets and timers is repeated, the Nth allocation of the Nth
+ * run fails. Each run ends with an error that somebody was told of, without a leak, a hang or a lost byte before it.
  * Linked with --wrap for the allocating functions.
  */
 

@@ -60,7 +60,8 @@ struct Sched {
 /* ---- sched.c ---- */
 
 /* Writes the task's new state (and its state event); `record` holds the other members. In the caller's begin/end. */
-int sched_write_state(Sched *sched, StoreTask *record, TaskEvent event, const char *reason, const char *detail) _must_check_;
+int sched_write_state(Sched *sched, StoreTask *record, TaskEvent event, const char *reason, const char *detail)
+        _must_check_;
 /* After a durable change: puts the task where its state says, or ends it (and frees it). */
 void sched_settle(SchedTask *task, TaskState state, uint64_t due_us);
 void sched_notify(SchedTask *task, bool ended);

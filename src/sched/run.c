@@ -25,7 +25,9 @@
 /* Events that carry the outcome are kept past capture_max, up to this many times it. */
 #define RUN_ESSENTIAL_FACTOR 2
 #define RUN_LINE_CUT 1u                 /* StoreAttempt.stdout_flags: in the middle of a cut line */
-/* Text of the `result` event; the task's result has up to ADAPTER_RESULT_MAX, and an event stream carries it once more. */
+/*
+ * Text of the `result` event; the task's result has up to ADAPTER_RESULT_MAX, and an event stream carries it once more.
+ */
 #define RUN_RESULT_EVENT_MAX KIB(256)
 #define RUN_DETAIL_MAX 320
 
@@ -181,11 +183,13 @@ static void on_inactivity(Timer *timer) {
 
 /* The timeout counts from the attempt's start, a restart of the router included. */
 static void run_arm(SchedRun *run) {
-        uint64_t age_us = 0, now_us = clock_realtime_us(), from_us = run->attempt->execed_us ?: run->attempt->started_us;
+        uint64_t age_us = 0, now_us = clock_realtime_us(),
+                 from_us = run->attempt->execed_us ?: run->attempt->started_us;
 
         if (now_us > from_us)
                 age_us = now_us - from_us;
-        timer_set(&run->timeout, clock_monotonic_us() + (run->record->timeout_us > age_us ? run->record->timeout_us - age_us : 0));
+        timer_set(&run->timeout,
+                  clock_monotonic_us() + (run->record->timeout_us > age_us ? run->record->timeout_us - age_us : 0));
         run_touch(run);
 }
 
@@ -289,7 +293,8 @@ int run_start(SchedTask *task) {
         run->record->not_before_us = 0;
         if (!run->record->started_us) {
                 run->record->started_us = run->attempt->started_us;
-                metric_observe(s->metrics.queue_wait, seconds_between(run->record->created_us, run->record->started_us));
+                metric_observe(s->metrics.queue_wait,
+                               seconds_between(run->record->created_us, run->record->started_us));
         }
         run->record->cancel_requested = task->cancel_requested;
 
@@ -410,7 +415,9 @@ static void run_undo(SchedRun *run, const RunBefore *before) {
         run->attempt->finished_us = 0;
 }
 
-/* Writes attempt and task in one request; on success the run is ENDING and a wait is under way, else nothing changed. */
+/*
+ * Writes attempt and task in one request; on success the run is ENDING and a wait is under way, else nothing changed.
+ */
 static int run_write_end(SchedRun *run, RunEnd *end) {
         Sched *s = run->sched;
         const RunBefore before = run_before(run);
@@ -487,7 +494,9 @@ static void run_spawn(SchedRun *run) {
         if (!run->command || !s->client || !launcher_client_is_ready(s->client))
                 return;         /* on_ready comes back to it */
         if (!id_equal(&run->attempt->generation, &s->generation)) {
-                /* Another launcher since the row was written: a restarted router must know whom to ask for the attempt. */
+                /*
+                 * Another launcher since the row was written: a restarted router must know whom to ask for the attempt.
+                 */
                 Id generation = run->attempt->generation;
                 run->attempt->generation = s->generation;
                 if (run_save(run)) {
@@ -816,7 +825,8 @@ static void run_finish(SchedRun *run) {
                 return;
         }
         adapter_run_finish(run->adapter, run->exit.how == LAUNCH_HOW_EXITED ? (int)run->exit.value : -1,
-                           run->exit.how == LAUNCH_HOW_SIGNALLED ? (int)run->exit.value : 0, run->exit.oom_kills, &outcome);
+                           run->exit.how == LAUNCH_HOW_SIGNALLED ? (int)run->exit.value : 0, run->exit.oom_kills,
+                           &outcome);
         run->attempt->exit_code = run->exit.how == LAUNCH_HOW_EXITED ? (int32_t)run->exit.value : -1;
         run->attempt->signal = run->exit.how == LAUNCH_HOW_SIGNALLED ? (int32_t)run->exit.value : 0;
         run->attempt->memory_peak = run->exit.memory_peak;
@@ -1084,8 +1094,8 @@ static void on_ready(LauncherClient *client, const Id *generation) {
                         continue;
                 }
                 /*
-                 * The launcher keeps an attempt until the router says FORGET, which follows the durable end: one that this very
-                 * launcher does not hold was never begun, and may be. Another launcher's are lost.
+                 * The launcher keeps an attempt until the router says FORGET, which follows the durable end: one that
+                 * this very launcher does not hold was never begun, and may be. Another launcher's are lost.
                  */
                 if (same && run->command && run->phase == RUN_SPAWNING) {
                         run->phase = RUN_COMMITTING;    /* its row is durable; only the SPAWN is missing */

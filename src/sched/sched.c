@@ -146,7 +146,8 @@ static void delayed_arm(Sched *s) {
                 return;
         }
         due_us = container_of(top, SchedTask, heap)->due_us;
-        timer_set(&s->delayed_timer, clock_monotonic_us() + (due_us > now_us ? MIN(due_us - now_us, SCHED_DELAYED_CHECK_US) : 0));
+        timer_set(&s->delayed_timer,
+                  clock_monotonic_us() + (due_us > now_us ? MIN(due_us - now_us, SCHED_DELAYED_CHECK_US) : 0));
 }
 
 void sched_settle(SchedTask *t, TaskState state, uint64_t due_us) {
@@ -242,7 +243,8 @@ static SchedTask *pick_best(Sched *s) {
 static void pump(Sched *s) {
         int r;
 
-        while (!s->stopping && s->n_running < s->config.running_max && s->client && launcher_client_is_ready(s->client)) {
+        while (!s->stopping && s->n_running < s->config.running_max && s->client &&
+               launcher_client_is_ready(s->client)) {
                 SchedTask *t = pick_best(s);
                 if (!t)
                         break;
@@ -398,7 +400,10 @@ void sched_submitted(SchedTask *t, bool kept) {
         }
         store_wait(s->store, &t->wait, on_submit_durable);
         sched_settle(t, t->state, t->due_us);
-        /* At once rather than in the Defer, which runs after the commit: with a free slot, task and attempt share one sync. */
+        /*
+         * At once rather than in the Defer, which runs after the commit: with a free slot, task and attempt share one
+         * sync.
+         */
         pump(s);
 }
 

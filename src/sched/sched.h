@@ -71,7 +71,8 @@ struct SchedWatch {
         void (*fn)(SchedWatch *watch, bool ended);
 };
 
-int sched_new(Sched **ret_sched, Reactor *reactor, Store *store, Metrics *metrics, const SchedConfig *config) _must_check_;
+int sched_new(Sched **ret_sched, Reactor *reactor, Store *store, Metrics *metrics, const SchedConfig *config)
+        _must_check_;
 Sched *sched_free(Sched *sched);
 DEFINE_CLEANUP(Sched, sched_free);
 /* Takes the adapter; the order of adding is the order of preference. */
@@ -86,13 +87,16 @@ void sched_set_launcher(Sched *sched, LauncherClient *client);
 void sched_stop(Sched *sched);
 
 /*
- * Submit, in the caller's store_begin()/store_end(): fills task->agent, timeouts and defaults, inserts it and its first event.
- * After store_end() call sched_submitted(), which queues the task (kept) or forgets it; a commit that fails forgets it too.
+ * Submit, in the caller's store_begin()/store_end(): fills task->agent, timeouts and defaults, inserts it and its first
+ * event. After store_end() call sched_submitted(), which queues the task (kept) or forgets it; a commit that fails
+ * forgets it too.
  */
 int sched_submit(Sched *sched, StoreTask *task, const char *const *capabilities, SchedTask **ret_task,
                  char ret_detail[static SCHED_DETAIL_MAX]) _must_check_;
 void sched_submitted(SchedTask *task, bool kept);
-/* In the caller's begin/end too. A waiting task is cancelled by the write; a running one is killed when it is durable. */
+/*
+ * In the caller's begin/end too. A waiting task is cancelled by the write; a running one is killed when it is durable.
+ */
 int sched_cancel(Sched *sched, const Id *id) _must_check_;
 /* False where the task is not live (it has ended, or never was). */
 bool sched_watch(Sched *sched, const Id *id, SchedWatch *watch);

@@ -1,4 +1,6 @@
-/* One attempt from its row to its end: output, outcomes, cancelling, losses, restarts and a full store at every point. */
+/*
+ * One attempt from its row to its end: output, outcomes, cancelling, losses, restarts and a full store at every point.
+ */
 
 #include "sched/test-util.h"
 
@@ -164,7 +166,9 @@ static void test_every_split(void **state) {
         world_deinit(&w);
 }
 
-/* A line of which the end can't be waited for: cut, said so once, and the next one is whole again; restarts in between. */
+/*
+ * A line of which the end can't be waited for: cut, said so once, and the next one is whole again; restarts in between.
+ */
 static void test_long_line(void **state) {
         World w;
 
@@ -246,7 +250,8 @@ static void test_retry(void **state) {
                 FakeAttempt *a = world_spawned(&w, i);
                 /* 4 s after the first, 8 s after the second. */
                 if (i)
-                        assert_in_range(clock_monotonic_us() - started_us, i * 4 * USEC_PER_SEC - 1000, i * 4 * USEC_PER_SEC + USEC_PER_SEC);
+                        assert_in_range(clock_monotonic_us() - started_us, i * 4 * USEC_PER_SEC - 1000,
+                                        i * 4 * USEC_PER_SEC + USEC_PER_SEC);
                 fake_print(a, 1, "{\"type\":\"done\",\"in\":10,\"out\":1}\n{\"type\":\"error\",\"message\":\"slow down\",\"status\":429}\n");
                 fake_exit(a, LAUNCH_HOW_EXITED, 1);
                 world_run_until(&w, world_state(&w, &id) == (i < 2 ? TASK_DELAYED : TASK_DEAD));
@@ -524,7 +529,10 @@ static void test_launcher_lost(void **state) {
         world_finish(&w, &once);
         assert_attempts(&w, &once, "succeeded");
 
-        /* Never sent to the old launcher, since the connection was gone: the new one gets it, and a restart finds it there. */
+        /*
+         * Never sent to the old launcher, since the connection was gone: the new one gets it, and a restart finds it
+         * there.
+         */
         once = world_submit(&w, &(TaskSpec){ .agent = "text" });
         fake_restart(&w.launcher);
         a = world_spawned(&w, 5);
@@ -557,7 +565,9 @@ static void poll_script(World *w) {
         }
 }
 
-/* The router dies after every number of steps, once or twice: the launcher sees one attempt, the store each byte once. */
+/*
+ * The router dies after every number of steps, once or twice: the launcher sees one attempt, the store each byte once.
+ */
 static void test_crash_every_step(void **state) {
         for (unsigned step = 0; step < 70; step++) {
                 World w;
@@ -683,11 +693,13 @@ static void poll_random(World *w) {
                         break;
                 case 1 ... 4:
                         if (a->spawned)
-                                fake_print(a, 1 + (unsigned)ring_sim_random(&w->random, 2), lines[ring_sim_random(&w->random, ELEMENTSOF(lines))]);
+                                fake_print(a, 1 + (unsigned)ring_sim_random(&w->random, 2),
+                                           lines[ring_sim_random(&w->random, ELEMENTSOF(lines))]);
                         break;
                 case 5:
                         if (a->spawned)
-                                fake_exit(a, LAUNCH_HOW_EXITED + (uint32_t)ring_sim_random(&w->random, 3), (uint32_t)ring_sim_random(&w->random, 2));
+                                fake_exit(a, LAUNCH_HOW_EXITED + (uint32_t)ring_sim_random(&w->random, 3),
+                                          (uint32_t)ring_sim_random(&w->random, 2));
                         break;
                 }
         }
@@ -731,12 +743,18 @@ static void test_random(void **state) {
                         world_step(&w);
                         switch (ring_sim_random(&w.random, 60)) {
                         case 0 ... 5:
-                                if (n < ELEMENTSOF(ids) && world_try_submit(&w, &(TaskSpec){
-                                                .agent = ring_sim_random(&w.random, 2) ? "text" : "json",
-                                                .priority = (uint32_t)ring_sim_random(&w.random, 100),
-                                                .delay_us = ring_sim_random(&w.random, 3) ? 0 : ring_sim_random(&w.random, 5 * USEC_PER_SEC),
-                                                .timeout_us = 1 + ring_sim_random(&w.random, 10 * USEC_PER_SEC),
-                                                .max_attempts = 1 + (uint32_t)ring_sim_random(&w.random, 3) }, &ids[n]) == 0)
+                                if (n < ELEMENTSOF(ids) &&
+                                    world_try_submit(
+                                            &w,
+                                            &(TaskSpec){
+                                                    .agent = ring_sim_random(&w.random, 2) ? "text" : "json",
+                                                    .priority = (uint32_t)ring_sim_random(&w.random, 100),
+                                                    .delay_us = ring_sim_random(&w.random, 3)
+                                                                        ? 0
+                                                                        : ring_sim_random(&w.random, 5 * USEC_PER_SEC),
+                                                    .timeout_us = 1 + ring_sim_random(&w.random, 10 * USEC_PER_SEC),
+                                                    .max_attempts = 1 + (uint32_t)ring_sim_random(&w.random, 3) },
+                                            &ids[n]) == 0)
                                         n++;
                                 break;
                         case 6 ... 8:

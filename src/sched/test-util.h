@@ -68,16 +68,16 @@ typedef struct World {
         void *userdata;
 } World;
 
-#define MANIFEST_TEXT                                                                                                   \
-        "version: 1\nname: text\ntitle: Text\ninstall: none\ncapabilities: [echo]\nconcurrency: 3\n"                    \
+#define MANIFEST_TEXT                                                                                                  \
+        "version: 1\nname: text\ntitle: Text\ninstall: none\ncapabilities: [echo]\nconcurrency: 3\n"                   \
         "command: {find: [/bin/sh]}\nlimits: {inactivity: 10min, grace: 3s}\noutput: {format: text}\n"
-#define MANIFEST_JSON                                                                                                   \
-        "version: 1\nname: json\ntitle: Json\ninstall: none\ncapabilities: [code]\nconcurrency: 100\n"                  \
-        "command: {find: [/bin/sh]}\noutput:\n  format: json-lines\n  events:\n"                                        \
-        "    - {match: {/type: session}, session: /id}\n"                                                               \
-        "    - {match: {/type: text}, emit: text, data: {text: /text}, answer: join}\n"                                 \
-        "    - {match: {/type: tool}, emit: tool_call, data: {name: /name}}\n"                                          \
-        "    - {match: {/type: error}, emit: error, data: {message: /message, status: /status}}\n"                      \
+#define MANIFEST_JSON                                                                                                  \
+        "version: 1\nname: json\ntitle: Json\ninstall: none\ncapabilities: [code]\nconcurrency: 100\n"                 \
+        "command: {find: [/bin/sh]}\noutput:\n  format: json-lines\n  events:\n"                                       \
+        "    - {match: {/type: session}, session: /id}\n"                                                              \
+        "    - {match: {/type: text}, emit: text, data: {text: /text}, answer: join}\n"                                \
+        "    - {match: {/type: tool}, emit: tool_call, data: {name: /name}}\n"                                         \
+        "    - {match: {/type: error}, emit: error, data: {message: /message, status: /status}}\n"                     \
         "    - match: {/type: done}\n      usage: {input_tokens: /in, output_tokens: /out}\n      success: yes\n"
 
 /* The client's userdata is the Sched: its callbacks find the test by this. */
@@ -96,7 +96,9 @@ static inline void fake_send(FakeLauncher *l, Buf *message, int fd) {
                 m.msg_control = control.space;
                 m.msg_controllen = sizeof(control.space);
                 struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-                *c = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int)) };
+                *c = (struct cmsghdr){ .cmsg_level = SOL_SOCKET,
+                                       .cmsg_type = SCM_RIGHTS,
+                                       .cmsg_len = CMSG_LEN(sizeof(int)) };
                 memcpy(CMSG_DATA(c), &fd, sizeof(int));
         }
         if (l->fd >= 0 && sendmsg(l->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
@@ -376,7 +378,8 @@ static inline void world_pass(World *w, uint64_t us) {
                 if (w->poll)
                         w->poll(w);
                 fake_step(&w->launcher);
-                assert_int_equal(reactor_tick(w->reactor, MIN(end_us - clock_monotonic_us(), MAX(us / 64, USEC_PER_MSEC))), 0);
+                assert_int_equal(
+                        reactor_tick(w->reactor, MIN(end_us - clock_monotonic_us(), MAX(us / 64, USEC_PER_MSEC))), 0);
         }
 }
 
@@ -412,7 +415,8 @@ static inline void world_start(World *w) {
         for (size_t i = 0; w->manifests[i]; i++)
                 assert_int_equal(sched_add_agent_take(w->sched, load_manifest(w->manifests[i])), 0);
         assert_int_equal(sched_recover(w->sched), 0);
-        assert_int_equal(launcher_client_new(&w->client, w->reactor, &sched_launcher_vtable, w->sched, fake_connect), 0);
+        assert_int_equal(launcher_client_new(&w->client, w->reactor, &sched_launcher_vtable, w->sched, fake_connect),
+                         0);
         sched_set_launcher(w->sched, w->client);
         launcher_client_start(w->client);
 }
@@ -426,8 +430,9 @@ static inline void world_init(World *w, uint64_t seed) {
 
         *w = (World){
                 .config = {
-                        .running_max = 10, .queued_max = 1000, .queued_per_principal_max = 1000, .timeout_us = 600 * USEC_PER_SEC,
-                        .max_attempts = 1, .backoff_us = USEC_PER_SEC, .capture_max = MIB(8),
+                        .running_max = 10, .queued_max = 1000, .queued_per_principal_max = 1000,
+                        .timeout_us = 600 * USEC_PER_SEC, .max_attempts = 1, .backoff_us = USEC_PER_SEC,
+                        .capture_max = MIB(8),
                 },
                 .launcher = { .fd = -1, .auto_spawn = true, .obey_kill = true },
                 .manifests = world_manifests,

@@ -1,8 +1,8 @@
 #pragma once
 
 /*
- * metrics: counters, gauges and histograms, written in the Prometheus text exposition format 0.0.4. A family has a name, a
- * help text and at most one label; a family without a label has one child. Children are bounded: past
+ * metrics: counters, gauges and histograms, written in the Prometheus text exposition format 0.0.4. A family has a
+ * name, a help text and at most one label; a family without a label has one child. Children are bounded: past
  * METRICS_CHILDREN_MAX a new label value is counted under "other", so that names chosen by clients can't grow memory.
  */
 

@@ -34,8 +34,13 @@ static int on_event(void *userdata, const char *type, const char *data, size_t n
 }
 
 static void check_command(const Adapter *a) {
-        StoreTask task = { .run_as_uid = -1, .agent = (char *)adapter_name(a), .model = (char *)"model", .prompt = (char *)PROMPT,
-                           .n_prompt = strlen(PROMPT), .workspace = (char *)"/srv/w", .request = (char *)"{}" };
+        StoreTask task = { .run_as_uid = -1,
+                           .agent = (char *)adapter_name(a),
+                           .model = (char *)"model",
+                           .prompt = (char *)PROMPT,
+                           .n_prompt = strlen(PROMPT),
+                           .workspace = (char *)"/srv/w",
+                           .request = (char *)"{}" };
         _cleanup_(adapter_command_freep) AdapterCommand *command = NULL;
         char error[YAML_ERROR_MAX] = "";
         int r;

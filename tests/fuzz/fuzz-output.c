@@ -1,6 +1,6 @@
 /*
- * An agent's output, by the manifest of codex: whatever an agent prints becomes events that are JSON objects, within the
- * bounds, and a restarted router that replays the lines without their events comes to the same end.
+ * An agent's output, by the manifest of codex: whatever an agent prints becomes events that are JSON objects, within
+ * the bounds, and a restarted router that replays the lines without their events comes to the same end.
  *
  * The input's first byte is the exit code; then each line is of stdout, or where it begins with `!` of stderr.
  */
