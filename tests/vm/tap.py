@@ -1,5 +1,6 @@
 """Results in the Test Anything Protocol, as meson reads them."""
 
+import signal
 import sys
 import time
 import traceback
@@ -48,6 +49,8 @@ class Tap:
 def main(function):
     """Runs function(tap); a machine that can't run VMs skips, saying why."""
     tap = Tap()
+    # A time-out of the test runner ends the test through its cleanup.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         function(tap)
     except Unavailable as e:

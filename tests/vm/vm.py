@@ -9,6 +9,7 @@ the power. The payload is a read-only second disk, mounted at /payload.
 """
 
 import base64
+import ctypes
 import os
 import shutil
 import signal
@@ -19,8 +20,12 @@ import threading
 import time
 from pathlib import Path
 
+PR_SET_PDEATHSIG = 1
 BOOT_SECONDS_MAX = 240  # 13 s on an idle machine; a CI host may be busy with other tests
 CONSOLE_TAIL = 4000
+
+
+libc = ctypes.CDLL(None)
 
 
 class VmError(Exception):
@@ -101,7 +106,9 @@ class Vm:
         began = time.monotonic()
         # Its own session: a Ctrl-C at the tests' terminal reaches the harness first, which then ends it.
         self.process = subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=open(self.scratch / "qemu.log", "wb"),
-                                        stderr=subprocess.STDOUT, start_new_session=True)
+                                        stderr=subprocess.STDOUT, start_new_session=True,
+                                        # However the harness dies, its machine goes with it.
+                                        preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL))
         for name, listener in listeners.items():
             listener.settimeout(30)
             try:
