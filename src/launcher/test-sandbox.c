@@ -164,7 +164,7 @@ static void test_stdin(void **state) {
 static int said(const char *text, const char *name) {
         char key[64];
         const char *at;
-        int v;
+        int v = 0;
 
         snprintf(key, sizeof(key), "\n%s=", name);
         at = strstr(text, key);
