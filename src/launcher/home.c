@@ -43,7 +43,7 @@ static int home_empty_one(int top_fd, const char *name, uint64_t *counter) {
         _cleanup_(dir_closep) DIR *d = NULL;
         struct dirent *e;
 
-        (void)!fchmodat(top_fd, name, 0700, 0);
+        (void)!fchmodat(top_fd, name, 0700, AT_SYMLINK_NOFOLLOW);
         d = home_opendir(top_fd, name);
         if (!d)
                 return error_origin(-errno);
@@ -57,7 +57,8 @@ static int home_empty_one(int top_fd, const char *name, uint64_t *counter) {
                 if (errno != EISDIR && errno != EPERM)
                         return error_origin(-errno);
                 snprintf(fresh, sizeof(fresh), "up-%llu", (unsigned long long)(*counter)++);
-                (void)!fchmodat(dirfd(d), e->d_name, 0700, 0);
+                /* Its owner may still hold the folder open, and put a link in its place. */
+                (void)!fchmodat(dirfd(d), e->d_name, 0700, AT_SYMLINK_NOFOLLOW);
                 if (renameat(dirfd(d), e->d_name, top_fd, fresh) < 0)
                         return error_origin(-errno);
         }

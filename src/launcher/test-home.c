@@ -5,10 +5,14 @@
 #include <cmocka.h>
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "launcher/home.h"
 
@@ -84,11 +88,52 @@ static void test_empty_goes_deep(void **state) {
         assert_int_equal(access("/etc/passwd", F_OK), 0);
 }
 
+/* Its owner still holds the home open, outside, and swaps a folder and a link to a file that is not its own. */
+static void test_empty_changes_nothing_behind_a_link(void **state) {
+        char victim[] = "/tmp/test-home-victim-XXXXXX";
+        uint64_t end_us = clock_monotonic_us() + 2 * USEC_PER_SEC;
+        int victim_fd = mkstemp(victim);
+        struct stat st;
+        pid_t swapper;
+
+        assert_true(victim_fd >= 0);
+        assert_int_equal(fchmod(victim_fd, 0644), 0);
+        swapper = fork();
+        if (swapper == 0) {
+                (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+                for (;;) {
+                        int home;
+
+                        (void)mkdirat(dir_fd, "home", 0700);
+                        home = openat(dir_fd, "home", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+                        /* Until the home is gone. */
+                        while (home >= 0 && (mkdirat(home, "a", 0700) == 0 || errno == EEXIST)) {
+                                (void)!symlinkat(victim, home, "b");
+                                for (unsigned i = 0; i < 100; i++)
+                                        (void)renameat2(home, "a", home, "b", RENAME_EXCHANGE);
+                        }
+                        close(home);
+                }
+        }
+        assert_true(swapper > 0);
+        do {
+                (void)!home_empty(dir_fd);
+                assert_int_equal(fstat(victim_fd, &st), 0);
+        } while ((st.st_mode & 07777) == 0644 && clock_monotonic_us() < end_us);
+        kill(swapper, SIGKILL);
+        assert_int_equal(waitpid(swapper, NULL, 0), swapper);
+        assert_int_equal(home_empty(dir_fd), 0);
+        close(victim_fd);
+        assert_int_equal(unlink(victim), 0);
+        assert_int_equal(st.st_mode & 07777, 0644);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_seed_and_empty),
                 cmocka_unit_test(test_seed_follows_no_link),
                 cmocka_unit_test(test_empty_goes_deep),
+                cmocka_unit_test(test_empty_changes_nothing_behind_a_link),
         };
 
         return cmocka_run_group_tests(tests, setup, teardown);
