@@ -1,6 +1,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/ioctl.h>
 #include <sys/pidfd.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -70,23 +71,30 @@ static void attempt_drop_output(AttemptStream *s) {
         (void)window_ack(&s->window, s->window.sent);
 }
 
-/*
- * Reads until nothing is there, the window is full, or the turn is over. After the last process died, empty is the end.
- */
+/* The last process has died: what the pipe holds now is all. Whoever else has its writing end is not heard any more. */
+static void attempt_measure(AttemptStream *s) {
+        int n;
+
+        s->left = s->fd >= 0 && ioctl(s->fd, FIONREAD, &n) == 0 && n > 0 ? (size_t)n : 0;
+}
+
+/* Reads until nothing is there, the window is full, or the turn is over. */
 static void attempt_pump(AttemptStream *s) {
         Attempt *a = s->attempt;
         size_t n, total = 0;
         int r = 0;
 
-        while (s->fd >= 0 && (a->reaped || total < ATTEMPT_READ_MAX)) {
-                r = window_read(&s->window, s->fd, ATTEMPT_READ_MAX, &n);
+        while (s->fd >= 0 && (a->reaped ? s->left > 0 : total < ATTEMPT_READ_MAX)) {
+                r = window_read(&s->window, s->fd, a->reaped ? MIN(s->left, ATTEMPT_READ_MAX) : ATTEMPT_READ_MAX, &n);
                 if (r)
                         break;
                 total += n;
+                if (a->reaped)
+                        s->left -= n;
                 if (a->forgotten)
                         attempt_drop_output(s);
         }
-        if (r == WINDOW_E_EOF || (r == WINDOW_E_AGAIN && a->reaped) || (r < 0 && r != -ENOMEM))
+        if (r == WINDOW_E_EOF || (a->reaped && (r == WINDOW_E_AGAIN || s->left == 0)) || (r < 0 && r != -ENOMEM))
                 attempt_close(a, &s->source, &s->fd);
         else if (r == WINDOW_E_FULL)
                 loop_remove(&a->launcher->loop, &s->source);    /* EPOLLHUP can't be masked; ACK takes it up again */
@@ -173,8 +181,10 @@ static void attempt_on_init(LoopSource *source, uint32_t events) {
                 a->usage.cpu_us = (uint64_t)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * USEC_PER_SEC +
                                   (uint64_t)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
         attempt_remove_cgroup(a);
-        for (unsigned i = 0; i < 2; i++)
+        for (unsigned i = 0; i < 2; i++) {
+                attempt_measure(&a->streams[i]);
                 attempt_pump(&a->streams[i]);
+        }
         attempt_update(a);
         launcher_on_reaped(a->launcher);
 }

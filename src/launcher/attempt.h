@@ -42,6 +42,7 @@ struct AttemptStream {
         Attempt *attempt;
         LoopSource source;
         int fd;                 /* -1: ended */
+        size_t left;            /* bytes of the pipe to be read yet, once the last process has died */
         Window window;
 };
 

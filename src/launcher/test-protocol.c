@@ -12,6 +12,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -313,6 +314,61 @@ static void test_forget_of_a_running_attempt_ends_it(void **state) {
         assert_false(client_is_listed(c, &attempt));
 }
 
+/* Its user may look up the attempt's only process but init, and open its pipe, as on any machine. */
+static int open_stdout_of(pid_t init) {
+        _cleanup_free_ char *text = NULL;
+        char path[96];
+        int child = 0, fd;
+        size_t n;
+
+        snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)init, (int)init);
+        assert_int_equal(fd_read_file(AT_FDCWD, path, KIB(4), &text, &n), 0);
+        assert_int_equal(sscanf(text, "%d", &child), 1);
+        snprintf(path, sizeof(path), "/proc/%d/fd/1", child);
+        fd = open(path, O_WRONLY | O_CLOEXEC);
+        assert_true(fd >= 0);
+        return fd;
+}
+
+/* Somebody outside writes on into the pipe of an agent that is dead: its end is told all the same. */
+static void test_output_ends_with_the_agent(void **state) {
+        static char zeros[MIB(1)];
+        Client *c = *state;
+        pid_t writer;
+        Id attempt;
+        Message m;
+        int fd;
+
+        client_spawn(c, &attempt, "exec sleep 1000.6621");
+        assert_true(client_receive(c, &m));
+        assert_int_equal(m.type, LAUNCH_SPAWNED);
+        client_wait_process("1000.6621", true);
+        fd = open_stdout_of((pid_t)m.pid);
+        assert_true(fcntl(fd, F_SETPIPE_SZ, (int)sizeof(zeros)) > 0);
+        writer = fork();
+        if (writer == 0) {
+                (void)signal(SIGPIPE, SIG_DFL);
+                (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+                while (write(fd, zeros, sizeof(zeros)) > 0)
+                        ;
+                _exit(0);
+        }
+        assert_true(writer > 0);
+        close(fd);
+        client_tell(c, LAUNCH_KILL, &attempt, 0);
+        do {
+                assert_true(client_receive(c, &m));
+                if (m.type != LAUNCH_OUTPUT)
+                        continue;
+                client_ack(c, &attempt, m.stream, m.offset + m.n);
+                /* A pipe and a window may have been full. */
+                assert_in_range(m.offset, 0, 64 * sizeof(zeros));
+        } while (m.type != LAUNCH_EXITED);
+        client_tell(c, LAUNCH_FORGET, &attempt, 0);
+        kill(writer, SIGKILL);
+        assert_int_equal(waitpid(writer, NULL, 0), writer);
+}
+
 static bool is_empty_folder(const char *path) {
         DIR *d = opendir(path);
         unsigned n = 0;
@@ -501,6 +557,7 @@ int main(void) {
                 TEST(test_kill_is_graceful_first),
                 TEST(test_kill_leaves_no_survivor),
                 TEST(test_forget_of_a_running_attempt_ends_it),
+                TEST(test_output_ends_with_the_agent),
                 TEST(test_forget_removes_the_home),
                 TEST(test_death_of_the_launcher),
                 TEST(test_stop_ends_the_agents),
