@@ -45,7 +45,7 @@ void *__wrap_reallocarray(void *p, size_t n, size_t size) { return fails() ? NUL
 char *__wrap_strdup(const char *s) { return fails() ? NULL : __real_strdup(s); }
 char *__wrap_strndup(const char *s, size_t n) { return fails() ? NULL : __real_strndup(s, n); }
 
-/* Runs an operation with its first, second, … allocation failing until none is left to fail; returns how many there were. */
+/* Runs an operation with its first, second, … allocation failing until none is left to fail: returns how many. */
 static long each_failure(int (*operation)(void)) {
         for (long n = 0; ; n++) {
                 int r;

@@ -180,7 +180,9 @@ static int run(Ctl *ctl, int argc, char **argv) {
                 return ctl_fail(CTL_USAGE, "%s\n  the options are listed by: agent-routerctl --help", error);
         if (r == 0 && n + 1 < argc && streq(argv[n], "help")) {
                 verb = find_verb(argc - n - 1, argv + n + 1, &words);
-                return verb ? verb->run(ctl, verb, 1, (char *[]){ (char *)"--help", NULL }) : unknown_verb(argc - n - 1, argv + n + 1);
+                if (!verb)
+                        return unknown_verb(argc - n - 1, argv + n + 1);
+                return verb->run(ctl, verb, 1, (char *[]){ (char *)"--help", NULL });
         }
         if (r == OPTIONS_E_HELP || (n < argc && streq(argv[n], "help"))) {
                 print_help(ctl);
