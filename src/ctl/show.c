@@ -32,7 +32,8 @@ static void show_line(Show *s, const char *color, const char *head, const char *
         show_finish(s);
         if (show_colors(s))
                 fputs(color, s->side);
-        fputs(head, s->side);
+        /* The name of a tool is the agent's word, too. */
+        text_write_line(s->side, head, 0);
         if (*text) {
                 fputc(' ', s->side);
                 text_write_line(s->side, text, width > n + 8 ? width - n : 0);

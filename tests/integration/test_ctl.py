@@ -341,6 +341,15 @@ def test_follow_shows_a_result_that_was_not_said():
         expect(run('follow', TASK), 1, 'one\ntwo\n')
 
 
+def test_follow_shows_no_control_characters():
+    evil = 'a\x1b]52;c;cm0=\x07\x9b2J'
+    with router({f'GET /v1/tasks/{TASK}/events': Stream([event(1, 'tool_call', {'name': evil, 'input': evil}), event(2, 'error', {'message': evil}),
+                                                         end('failed')])}) as (r, run):
+        err = run('follow', TASK).stderr
+        assert '→ a?]52;c;cm0=??2J:' in err, err
+        assert not set(err) & {'\x1b', '\x07', '\x9b'}, err
+
+
 def test_follow_goes_on_after_a_lost_connection():
     with router({f'GET /v1/tasks/{TASK}/events': [
         Stream([event(1, 'text', {'text': 'one'}), event(2, 'text', {'text': 'two'}), 'id: 3\nevent: text\ndata: {"se', CUT]),
