@@ -578,8 +578,8 @@ static inline int describe_event(const StoreEvent *e, void *userdata) {
         return buf_printf(userdata, "%s %.*s\n", e->type, (int)e->n_data, e->data);
 }
 
-/* "type data" lines of the task's events; the caller frees. */
-static inline char *world_events(World *w, const Id *id) {
+/* "type data" lines of the task's events; the caller frees. Not inlined: GCC 12 then takes it for a pointer to `s`. */
+__attribute__((__noinline__)) _unused_ static char *world_events(World *w, const Id *id) {
         Buf b = BUF_NULL;
         char *s = NULL;
 
