@@ -19,7 +19,9 @@
 #include "reactor/stream.h"
 
 #define CONN_IN_MAX             KIB(64)         /* pipelined behind a request that is under way */
-#define CONN_QUEUED_MAX         MIB(64)         /* a response; the largest is a transcript */
+#define CONN_QUEUED_MAX         MIB(64)         /* a response; the largest is a prompt of the largest body */
+#define CONN_QUEUED_NEXT        KIB(64)         /* more than this unsent: a pipelined request waits */
+#define CONN_RESPONSE_MAX       (CONN_QUEUED_MAX - CONN_QUEUED_NEXT - KIB(64))
 #define CONN_IDLE_US            (75 * USEC_PER_SEC)     /* keep-alive without a request */
 #define CONN_REQUEST_US         (30 * USEC_PER_SEC)     /* from a request's first byte to its last */
 #define CONN_WRITE_US           (30 * USEC_PER_SEC)     /* a response that the client does not take */
@@ -29,6 +31,7 @@
 typedef enum ConnPhase {
         CONN_READING,           /* between requests, or a request is coming in */
         CONN_BUSY,              /* a request is being answered */
+        CONN_FLUSHING,          /* a response is going out; what is pipelined behind it waits for that */
         CONN_EVENTS,            /* a chunked response without an end so far */
         CONN_DRAINING,          /* the last response is going out; then shutdown */
         CONN_LINGERING,         /* shut down for writing; reads until the client closes (RFC 9112 §9.6) */
@@ -47,6 +50,7 @@ struct Conn {
         Timer timer;
         Defer work;             /* goes on with `in` outside of the caller's stack */
         Principal peer;         /* on a Unix socket */
+        size_t queued_seen;     /* unsent when the timer was set: what has become less is progress */
         bool eof;
         bool stopping;
         bool refused;           /* the codec has refused: feed no more */
@@ -55,6 +59,7 @@ struct Conn {
 static void conn_feed(Conn *c);
 
 static void conn_set_timer(Conn *c, uint64_t us) {
+        c->queued_seen = stream_queued(&c->stream);
         timer_set(&c->timer, reactor_now_us(c->api->reactor) + us);
 }
 
@@ -85,19 +90,6 @@ void conn_close(Conn *c) {
         stream_close(&c->stream);
 }
 
-void conn_stop_all(Api *api, bool now) {
-        list_for_each_safe(i, &api->conns) {
-                Conn *c = container_of(i, Conn, link);
-                c->stopping = true;
-                if (now || (c->phase == CONN_READING && !http1_in_request(c->http) && !stream_queued(&c->stream)))
-                        conn_close(c);
-                else if (c->phase == CONN_EVENTS)
-                        events_stop(c->events);
-                else if (c->phase == CONN_BUSY && c->request)
-                        request_stop_waiting(c->request);
-        }
-}
-
 size_t conn_queued(const Conn *c) {
         return stream_queued(&c->stream);
 }
@@ -113,10 +105,31 @@ static void conn_drain_and_close(Conn *c) {
                 stream_shutdown_write(&c->stream);
 }
 
+void conn_stop_all(Api *api, bool now) {
+        list_for_each_safe(i, &api->conns) {
+                Conn *c = container_of(i, Conn, link);
+                c->stopping = true;
+                if (now)
+                        conn_close(c);
+                else if (c->phase == CONN_READING && !http1_in_request(c->http) && !buf_size(&c->in))
+                        conn_drain_and_close(c);
+                else if (c->phase == CONN_EVENTS)
+                        events_stop(c->events);
+                else if (c->phase == CONN_BUSY && c->request)
+                        request_stop_waiting(c->request);
+        }
+}
+
 /* A response is queued: the next request may come. */
 static void conn_next(Conn *c) {
         if (http1_must_close(c->http) || c->stopping || c->refused || (c->eof && !buf_size(&c->in))) {
                 conn_drain_and_close(c);
+                return;
+        }
+        /* Or a client that asks without reading would have us hold all its answers. */
+        if (stream_queued(&c->stream) > CONN_QUEUED_NEXT) {
+                c->phase = CONN_FLUSHING;
+                conn_set_timer(c, CONN_WRITE_US);
                 return;
         }
         c->phase = CONN_READING;
@@ -136,7 +149,22 @@ static int conn_write(Conn *c, const Http1Response *response) {
         return r;
 }
 
+static void conn_replace_large(Request *q) {
+        log_warning("a response of %zu bytes is more than a connection holds", buf_size(&q->out));
+        buf_clear(&q->out);
+        free(steal_ptr(&q->location));
+        q->status = 500;
+        q->content_type_out = "application/problem+json";
+        if (buf_printf(&q->out, "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":500,\"detail\":"
+                       "\"the answer would be larger than %zu bytes; ask for less at once\"}\n", http_status_text(500), CONN_RESPONSE_MAX))
+                buf_clear(&q->out);
+}
+
 void conn_respond(Conn *c, Request *q) {
+        if (buf_size(&q->out) > CONN_RESPONSE_MAX)
+                conn_replace_large(q);
+
+
         HttpHeader headers[6];
         Http1Response response = {
                 .status = q->status,
@@ -362,7 +390,8 @@ static void on_bytes(Stream *stream, const uint8_t *data, size_t n) {
         if (n == 0) {
                 c->eof = true;
                 stream_pause(stream);
-                if (c->phase == CONN_EVENTS || c->phase == CONN_DRAINING || c->phase == CONN_LINGERING ||
+                /* DRAINING: a half-closed client still gets its response; on_drain closes. */
+                if (c->phase == CONN_EVENTS || c->phase == CONN_LINGERING ||
                     (c->phase == CONN_BUSY && c->request && c->request->watching))
                         conn_close(c);
                 else if (c->phase == CONN_READING)
@@ -392,6 +421,8 @@ static void on_drain(Stream *stream) {
 
         if (c->phase == CONN_EVENTS)
                 events_on_drain(c->events);
+        else if (c->phase == CONN_FLUSHING)
+                conn_next(c);
         else if (c->phase == CONN_DRAINING) {
                 if (c->eof) {
                         conn_close(c);
@@ -410,11 +441,15 @@ static void on_error(Stream *stream, int error) {
 static void on_timer(Timer *timer) {
         Conn *c = container_of(timer, Conn, timer);
 
+        size_t queued = stream_queued(&c->stream);
+
         if (c->phase == CONN_EVENTS) {
                 conn_set_timer(c, CONN_HEARTBEAT_US);
                 events_heartbeat(c->events);
         } else if (c->phase == CONN_READING && (http1_in_request(c->http) || buf_size(&c->in)))
                 conn_refuse(c, 408, "the request did not arrive in time");
+        else if (queued && queued < c->queued_seen)
+                conn_set_timer(c, CONN_WRITE_US);       /* slow, but it takes its response */
         else
                 conn_close(c);
 }

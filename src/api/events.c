@@ -15,7 +15,8 @@
 #include "base/parse.h"
 #include "proto/sse.h"
 
-#define EVENTS_CHUNK            64              /* events read at once */
+#define EVENTS_CHUNK            64              /* events read at once, or fewer that come to EVENTS_QUEUED_MAX bytes */
+#define EVENTS_FULL             1000            /* no store result: the chunk is large enough */
 #define EVENTS_QUEUED_MAX       KIB(64)         /* not pulled while more than this waits to be sent */
 #define EVENTS_RETRY_MS         1000            /* the reconnect delay that the client is told */
 
@@ -84,7 +85,8 @@ static int append_event(const StoreEvent *event, void *userdata) {
                 return 0;
         snprintf(id, sizeof(id), "%" PRIu64, event->seq);
         r = event_append_json(&data, event, s->with_raw);
-        return r ?: sse_write_event(&s->out, id, event->type, (const char *)buf_data(&data), buf_size(&data));
+        r = r ?: sse_write_event(&s->out, id, event->type, (const char *)buf_data(&data), buf_size(&data));
+        return r ?: buf_size(&s->out) > EVENTS_QUEUED_MAX ? EVENTS_FULL : 0;
 }
 
 static int append_end(EventStream *s) {
@@ -122,8 +124,14 @@ static void events_pull(EventStream *s) {
 
         if (s->waiting || !s->more || conn_queued(s->conn) > EVENTS_QUEUED_MAX)
                 return;
-        r = store_event_list(s->api->store, &s->task_id, s->after, EVENTS_CHUNK, append_event, &c);
-        if (!r && c.n < EVENTS_CHUNK) {
+        /* A chunk of hidden events gives nothing to send. */
+        do {
+                c.n = 0;
+                r = store_event_list(s->api->store, &s->task_id, s->after, EVENTS_CHUNK, append_event, &c);
+        } while (!r && c.n == EVENTS_CHUNK && !buf_size(&s->out));
+        if (r == EVENTS_FULL)
+                r = 0;
+        else if (!r && c.n < EVENTS_CHUNK) {
                 s->more = false;
                 if (ended) {
                         r = append_end(s);
@@ -138,8 +146,7 @@ static void events_pull(EventStream *s) {
         if (buf_size(&s->out)) {
                 s->waiting = true;
                 store_wait(s->api->store, &s->wait, on_chunk_durable);
-        } else if (s->more)
-                events_pull(s);
+        }
 }
 
 static void on_watch(SchedWatch *watch, bool ended) {
@@ -213,6 +220,11 @@ int api_task_events(Request *q) {
         if (q->method == API_HEAD) {
                 q->content_type_out = "text/event-stream";
                 request_finish(q);
+                return 0;
+        }
+        if (q->api->closing) {
+                q->retry_after_s = 1;
+                request_problem(q, 503, NULL, "the router is stopping; ask again soon");
                 return 0;
         }
         s = calloc(1, sizeof(*s));

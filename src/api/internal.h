@@ -93,6 +93,7 @@ struct Request {
         bool watching;
         bool waiting;                   /* for the store */
         bool with_prompt, with_transcript, with_raw;
+        uint64_t transcript_after;      /* events up to this one are left out */
 };
 
 /*

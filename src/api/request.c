@@ -72,13 +72,17 @@ static void on_durable(StoreWait *wait, int error) {
                         q->on_undone(q);
                 q->on_durable = NULL;
                 q->on_undone = NULL;
+                if (q->status >= 400) {
+                        request_send(q);        /* it promised nothing */
+                        return;
+                }
                 buf_clear(&q->out);
                 free(steal_ptr(&q->location));
                 q->status = 503;
                 q->retry_after_s = 5;
                 q->content_type_out = "application/problem+json";
                 r = buf_printf(&q->out, "{\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\"detail\":"
-                               "\"the change could not be made durable and was undone: %s\"}",
+                               "\"what was asked for could not be made durable, and is undone: %s\"}",
                                store_failure(q->api->store) ?: "the store failed");
                 if (r)
                         buf_clear(&q->out);
@@ -289,7 +293,7 @@ static void on_watch(SchedWatch *watch, bool ended) {
 }
 
 bool request_wait_for_task(Request *q, const Id *id, unsigned wait_s, void (*fn)(Request *request)) {
-        if (!wait_s)
+        if (!wait_s || q->api->closing)
                 return false;
         q->preference_applied = "wait";
         q->watch.fn = on_watch;

@@ -6,7 +6,7 @@
 const Route api_routes[] = {
         { API_POST, "/tasks", api_task_post, ROLE_SUBMITTER, NULL },
         { API_GET, "/tasks", api_task_list, ROLE_SUBMITTER, "state agent label cursor limit" },
-        { API_GET, "/tasks/{id}", api_task_get, ROLE_SUBMITTER, "include" },
+        { API_GET, "/tasks/{id}", api_task_get, ROLE_SUBMITTER, "include after" },
         { API_POST, "/tasks/{id}/cancel", api_task_cancel, ROLE_SUBMITTER, NULL },
         { API_GET, "/tasks/{id}/events", api_task_events, ROLE_SUBMITTER, "after include" },
         { API_POST, "/keys", api_key_post, ROLE_ADMIN, NULL },
@@ -54,9 +54,10 @@ static bool route_match(const char *pattern, const char *path, char *ret_params[
         size_t n_params = 0;
 
         for (;;) {
-                size_t n_pattern = strcspn(pattern + 1, "/"), n_path;
+                size_t n_pattern, n_path;
                 if (*pattern != '/' || *path != '/')
-                        break;
+                        break;          /* one of them has ended, or the path is `*` */
+                n_pattern = strcspn(pattern + 1, "/");
                 n_path = strcspn(path + 1, "/");
                 if (pattern[1] == '{') {
                         if (n_path == 0 || n_params == REQUEST_PARAMS_MAX)

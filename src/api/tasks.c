@@ -1,5 +1,6 @@
 /* tasks: POST /tasks, GET /tasks, GET /tasks/{id}, POST /tasks/{id}/cancel. */
 
+#include <inttypes.h>
 #include <stdio.h>
 
 #include "api/internal.h"
@@ -19,6 +20,8 @@
 #define TASK_BACKOFF_S_MAX      3600
 #define TASK_LIST_LIMIT_MAX     500
 #define TASK_LIST_LIMIT         50
+#define TASK_TRANSCRIPT_MAX     MIB(4)          /* of one answer; transcript_next says where it goes on */
+#define TASK_TRANSCRIPT_FULL    1000            /* no store result: TASK_TRANSCRIPT_MAX is reached */
 #define TASK_IDEMPOTENCY_TTL_US (24 * 3600 * USEC_PER_SEC)
 #define TASK_FULL_RETRY_S       10      /* Retry-After of a full queue */
 
@@ -214,19 +217,40 @@ typedef struct TranscriptContext {
         Buf *out;
         bool with_raw;
         unsigned n;
+        size_t start;
+        uint64_t last;                  /* sequence of the last event that was looked at */
 } TranscriptContext;
 
 static int append_transcript(const StoreEvent *event, void *userdata) {
         TranscriptContext *c = userdata;
 
+        int r;
+
+        c->last = event->seq;
         if (streq(event->type, "raw") && !c->with_raw)
                 return 0;
-        return (c->n++ ? buf_append_str(c->out, ",") : 0) ?: event_append_json(c->out, event, c->with_raw);
+        r = c->n++ ? buf_append_str(c->out, ",") : 0;
+        r = r ?: event_append_json(c->out, event, c->with_raw);
+        return r ?: buf_size(c->out) - c->start >= TASK_TRANSCRIPT_MAX ? TASK_TRANSCRIPT_FULL : 0;
+}
+
+/* The events as "transcript", and "transcript_next": what to give as `after` for the rest, or null. */
+static int answer_transcript(Request *q, const StoreTask *task) {
+        TranscriptContext c = { .out = &q->out, .with_raw = q->with_raw };
+        int r;
+
+        r = buf_append_str(&q->out, ",\"transcript\":[");
+        c.start = buf_size(&q->out);
+        r = r ?: store_event_list(q->api->store, &task->id, q->transcript_after, UINT32_MAX, append_transcript, &c);
+        if (r == TASK_TRANSCRIPT_FULL && c.last < task->last_seq)
+                return buf_printf(&q->out, "],\"transcript_next\":%" PRIu64, c.last);
+        if (r == TASK_TRANSCRIPT_FULL)
+                r = 0;
+        return r ?: buf_append_str(&q->out, "],\"transcript_next\":null");
 }
 
 /* Writes the task (with what the request asked to include) as the response's body. */
 static int answer_task(Request *q, const StoreTask *task) {
-        TranscriptContext c = { .out = &q->out, .with_raw = q->with_raw };
         int r;
 
         buf_clear(&q->out);
@@ -237,11 +261,8 @@ static int answer_task(Request *q, const StoreTask *task) {
                         r = buf_append_str(&q->out, ",\"prompt\":");
                         r = r ?: json_append_string(&q->out, task->prompt ?: "", task->n_prompt);
                 }
-                if (!r && q->with_transcript) {
-                        r = buf_append_str(&q->out, ",\"transcript\":[");
-                        r = r ?: store_event_list(q->api->store, &task->id, 0, UINT32_MAX, append_transcript, &c);
-                        r = r ?: buf_append_str(&q->out, "]");
-                }
+                if (!r && q->with_transcript)
+                        r = answer_transcript(q, task);
                 r = r ?: buf_append_str(&q->out, "}");
         }
         r = r ?: buf_append_str(&q->out, "\n");
@@ -284,9 +305,13 @@ static void answer_again(Request *q) {
 
 int api_task_get(Request *q) {
         _cleanup_(store_task_freep) StoreTask *task = NULL;
-        _cleanup_free_ char *include = NULL;
+        _cleanup_free_ char *include = NULL, *after = NULL;
         int r;
 
+        if (request_query(q, "after", &after) && !parse_u64(after, &q->transcript_after)) {
+                request_problem(q, 400, NULL, "after: expected transcript_next of an earlier answer, or the seq of an event");
+                return 0;
+        }
         if (request_query(q, "include", &include)) {
                 for (const char *p = include; *p; p += *p == ',') {
                         size_t n = strcspn(p, ",");
