@@ -26,6 +26,7 @@
 #define CONN_REQUEST_US         (30 * USEC_PER_SEC)     /* from a request's first byte to its last */
 #define CONN_WRITE_US           (30 * USEC_PER_SEC)     /* a response that the client does not take */
 #define CONN_LINGER_US          (2 * USEC_PER_SEC)      /* after a refused request, for the client to read the answer */
+#define CONN_RESERVE            16              /* beyond the limit, for the administrator on the control socket */
 #define CONN_HEARTBEAT_US       (15 * USEC_PER_SEC)
 
 typedef enum ConnPhase {
@@ -51,6 +52,8 @@ struct Conn {
         Defer work;             /* goes on with `in` outside of the caller's stack */
         Principal peer;         /* on a Unix socket */
         size_t queued_seen;     /* unsent when the timer was set: what has become less is progress */
+        char holder[PRINCIPAL_NAME_MAX];        /* who keeps it for long: events, or a wait */
+        bool known;             /* a known caller has used it */
         bool eof;
         bool stopping;
         bool refused;           /* the codec has refused: feed no more */
@@ -92,6 +95,54 @@ void conn_close(Conn *c) {
 
 size_t conn_queued(const Conn *c) {
         return stream_queued(&c->stream);
+}
+
+/* ---- what connections share ---- */
+
+bool conn_may_hold(Conn *c, const Principal *p) {
+        size_t n = 0;
+
+        if (p->role == ROLE_ADMIN)
+                return true;
+        list_for_each_safe(i, &c->api->conns) {
+                Conn *other = container_of(i, Conn, link);
+                n += other != c && (other->phase == CONN_EVENTS || other->phase == CONN_BUSY) &&
+                     streq(other->holder, p->name);
+        }
+        if (n >= (c->api->config.connections_max + 1) / 2)
+                return false;
+        memcpy(c->holder, p->name, sizeof(c->holder));
+        return true;
+}
+
+/*
+ * Closes the oldest connection that no known caller has used, else the oldest that is idle: who only connects must not
+ * keep those out who come to ask. It is gone in a moment, so there may be a few too many until then.
+ */
+static bool conn_evict(Api *api) {
+        Conn *idle = NULL;
+
+        list_for_each_safe(i, &api->conns) {
+                Conn *c = container_of(i, Conn, link);
+                if (c->phase != CONN_READING)
+                        continue;
+                if (!c->known) {
+                        conn_close(c);
+                        return true;
+                }
+                if (!idle && !http1_in_request(c->http) && !buf_size(&c->in) && !stream_queued(&c->stream))
+                        idle = c;
+        }
+        if (idle)
+                conn_close(idle);
+        return idle;
+}
+
+static bool conn_has_room(Api *api, const Principal *peer) {
+        size_t max = api->config.connections_max;
+
+        return api->n_conns < max || (api->n_conns < 2 * max && conn_evict(api)) ||
+               (peer->role == ROLE_ADMIN && api->n_conns < max + CONN_RESERVE);
 }
 
 /* ---- responses ---- */
@@ -197,6 +248,8 @@ void conn_respond(Conn *c, Request *q) {
         if (!response.n_body)
                 response.content_type = NULL;
         r = conn_write(c, &response);
+        c->known = c->known || q->principal.role != ROLE_NONE;
+        *c->holder = 0;
         c->request = NULL;
         request_free(q);
         if (r) {
@@ -270,6 +323,8 @@ static int conn_begin_request(Conn *c, const Http1Event *e) {
         r = r ?: header_copy(e, "idempotency-key", &q->idempotency_key);
         r = r ?: header_copy(e, "prefer", &q->prefer);
         r = r ?: header_copy(e, "last-event-id", &q->last_event_id);
+        if (!r && e->has_body)
+                route_identify(q);
         if (!r && e->expect_continue && e->has_body) {
                 Buf out = BUF_NULL;
                 r = http1_write_continue(c->http, &out);
@@ -299,7 +354,7 @@ static void conn_feed(Conn *c) {
                         r = conn_begin_request(c, &e);
                         break;
                 case HTTP1_BODY:
-                        r = buf_append(&c->request->body, e.data, e.n);
+                        r = request_add_body(c->request, e.data, e.n);
                         break;
                 case HTTP1_REFUSED:
                         buf_clear(&c->in);
@@ -352,6 +407,7 @@ int conn_begin_events(Conn *c, Request *q, EventStream *events) {
         metric_add(metric_get(c->api->metric.requests, "200"), 1);
         c->phase = CONN_EVENTS;
         c->events = events;
+        c->known = true;
         c->request = NULL;
         request_free(q);
         conn_set_timer(c, CONN_HEARTBEAT_US);
@@ -463,10 +519,10 @@ static const StreamVtable conn_stream_vtable = {
 
 void conn_accept(ApiListener *listener, int fd) {
         Api *api = listener->api;
+        Principal peer = {};
         Conn *c;
-        int r;
 
-        if (api->n_conns >= api->config.connections_max) {
+        if ((listener->is_unix && auth_peer(fd, &peer)) || !conn_has_room(api, &peer)) {
                 metric_add(api->metric.connections_refused, 1);
                 fd_close(fd);
                 return;
@@ -477,15 +533,7 @@ void conn_accept(ApiListener *listener, int fd) {
                 fd_close(fd);
                 return;
         }
-        if (listener->is_unix) {
-                r = auth_peer(fd, &c->peer);
-                if (r) {
-                        http1_free(c->http);
-                        free(c);
-                        fd_close(fd);
-                        return;
-                }
-        }
+        c->peer = peer;
         c->api = api;
         http1_set_body_max(c->http, api->config.body_max);
         timer_init(&c->timer, api->reactor, on_timer);

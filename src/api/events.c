@@ -18,6 +18,7 @@
 #define EVENTS_CHUNK            64              /* events read at once, or fewer that come to EVENTS_QUEUED_MAX bytes */
 #define EVENTS_FULL             1000            /* no store result: the chunk is large enough */
 #define EVENTS_QUEUED_MAX       KIB(64)         /* not pulled while more than this waits to be sent */
+#define EVENTS_HELD_RETRY_S     5               /* Retry-After where the caller has too many streams */
 #define EVENTS_RETRY_MS         1000            /* the reconnect delay that the client is told */
 
 struct EventStream {
@@ -225,6 +226,12 @@ int api_task_events(Request *q) {
         if (q->api->closing) {
                 q->retry_after_s = 1;
                 request_problem(q, 503, NULL, "the router is stopping; ask again soon");
+                return 0;
+        }
+        if (!conn_may_hold(q->conn, &q->principal)) {
+                q->retry_after_s = EVENTS_HELD_RETRY_S;
+                request_problem(q, 429, NULL, "this caller's event streams and waits already hold half of all connections "
+                                "(limits.connections)");
                 return 0;
         }
         s = calloc(1, sizeof(*s));

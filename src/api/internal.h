@@ -39,6 +39,7 @@ struct Api {
         List listeners;
         List conns;
         size_t n_conns;
+        size_t n_body;                  /* bytes of the bodies that requests hold */
         uint64_t started_us;            /* monotonic */
         Id instance;
         bool closing;
@@ -53,6 +54,8 @@ struct Api {
 
 #define REQUEST_PARAMS_MAX      2
 #define REQUEST_WAIT_MAX_S      300     /* Prefer: wait=N beyond this is cut to it */
+/* All bodies that are held at once: less than the connections could send, or a caller could fill the memory. */
+#define API_BODIES_MAX          MIB(256)
 #define REQUEST_IDEMPOTENCY_MAX 255     /* bytes of an Idempotency-Key */
 #define API_PATH_MAX            1024    /* bytes of a request's path */
 #define API_QUERY_MAX           4096
@@ -72,6 +75,8 @@ struct Request {
         const Route *route;
         Principal principal;
         Buf body;
+        size_t n_charged;               /* bytes of it in Api.n_body */
+        bool stranger;                  /* nobody that we know: a body is read, and not kept */
 
         /* the response */
         unsigned status;
@@ -118,10 +123,13 @@ extern const Route api_routes[];
 extern const size_t api_n_routes;
 /* Finds the route and the principal, and runs the handler. */
 void route_dispatch(Request *request);
+/* The same of a request whose body is still to come: who is it from? */
+void route_identify(Request *request);
 
 /* ---- request.c ---- */
 int request_new(Api *api, Conn *conn, Request **ret_request) _must_check_;
 Request *request_free(Request *request);
+int request_add_body(Request *request, const void *data, size_t n) _must_check_;
 /* The response leaves when all that was written and read is durable. */
 void request_finish(Request *request);
 /* At once: for what is not built from the store. */
@@ -154,6 +162,8 @@ int conn_begin_events(Conn *conn, Request *request, EventStream *events) _must_c
 int conn_write_events(Conn *conn, const void *data, size_t n) _must_check_;
 void conn_end_events(Conn *conn);
 size_t conn_queued(const Conn *conn);
+/* Whether this caller, who has others waiting, may keep one more connection for long. */
+bool conn_may_hold(Conn *conn, const Principal *principal);
 void conn_close(Conn *conn);
 /* Closes each connection when it is idle, or after the response under way; `now`: at once. */
 void conn_stop_all(Api *api, bool now);

@@ -21,6 +21,27 @@ int request_new(Api *api, Conn *conn, Request **ret_request) {
         return 0;
 }
 
+static void request_drop_body(Request *q) {
+        q->api->n_body -= q->n_charged;
+        q->n_charged = 0;
+        buf_deinit(&q->body);
+}
+
+int request_add_body(Request *q, const void *data, size_t n) {
+        int r;
+
+        if (q->stranger)
+                return 0;
+        if (n > API_BODIES_MAX - MIN(API_BODIES_MAX, q->api->n_body))
+                return error_origin(-ENOMEM);
+        r = buf_append(&q->body, data, n);
+        if (r)
+                return r;
+        q->api->n_body += n;
+        q->n_charged += n;
+        return 0;
+}
+
 static void wipe_free(char *s) {
         if (s)
                 explicit_bzero(s, strlen(s));
@@ -44,7 +65,7 @@ Request *request_free(Request *q) {
         free(q->idempotency_key);
         free(q->prefer);
         free(q->last_event_id);
-        buf_deinit(&q->body);
+        request_drop_body(q);
         buf_deinit(&q->out);
         free(q->location);
         free(q);
@@ -293,13 +314,15 @@ static void on_watch(SchedWatch *watch, bool ended) {
 }
 
 bool request_wait_for_task(Request *q, const Id *id, unsigned wait_s, void (*fn)(Request *request)) {
-        if (!wait_s || q->api->closing)
+        /* One too many is answered at once, as a router may (RFC 7240 §2). */
+        if (!wait_s || q->api->closing || (q->conn && !conn_may_hold(q->conn, &q->principal)))
                 return false;
         q->preference_applied = "wait";
         q->watch.fn = on_watch;
         if (!q->conn || !sched_watch(q->api->sched, id, &q->watch))
                 return false;
         q->watching = true;
+        request_drop_body(q);
         q->context = fn;
         timer_set(&q->timer, reactor_now_us(q->api->reactor) + wait_s * USEC_PER_SEC);
         return true;

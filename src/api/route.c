@@ -102,6 +102,24 @@ static bool query_is_known(Request *q) {
 }
 
 /* False: the request was answered. */
+static void forget_authorization(Request *q) {
+        if (q->authorization)
+                explicit_bzero(q->authorization, strlen(q->authorization));
+        free(steal_ptr(&q->authorization));
+}
+
+void route_identify(Request *q) {
+        Principal p = {};
+
+        if (!q->authorization && q->principal.role != ROLE_NONE)
+                return;
+        q->stranger = auth_bearer(q->api->store, q->authorization, &p) != 0;
+        if (q->stranger)
+                return;         /* why is said in its answer */
+        q->principal = p;
+        forget_authorization(q);
+}
+
 static bool authenticate(Request *q, Role role) {
         int r = 0;
 
@@ -111,10 +129,9 @@ static bool authenticate(Request *q, Role role) {
                 q->principal = (Principal){};
                 r = auth_bearer(q->api->store, q->authorization, &q->principal);
         }
-        if (q->authorization) {
-                explicit_bzero(q->authorization, strlen(q->authorization));
-                free(steal_ptr(&q->authorization));
-        }
+        forget_authorization(q);
+        if (r == 0 && q->stranger)
+                r = AUTH_E_DENIED;      /* a key that was made since: the body is gone */
         if (r == AUTH_E_DENIED) {
                 request_problem(q, 401, NULL, "a valid API key is needed: 'Authorization: Bearer ark_…'; "
                                 "make one with 'agent-routerctl key create --name NAME'");

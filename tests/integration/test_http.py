@@ -3,6 +3,8 @@
 The codec's own tests hold every rule; here it is the whole server that must answer, in order, and close where it must.
 """
 
+import contextlib
+import pathlib
 import select
 import socket
 import subprocess
@@ -280,6 +282,64 @@ def test_slow_requests_time_out(it):
         # A connection between two requests is idle, not slow.
         other.sendall(get())
         equal(idle.answer().status, 200, 'the idle connection')
+
+
+LIMITED = harness.CONFIG + 'limits: { connections: 8 }\n'
+
+
+def test_strangers_keep_nobody_out():
+    """Who only connects, or drips, fills the limit of connections, and others are still answered."""
+    with harness.Instance(LIMITED) as it, contextlib.ExitStack() as stack:
+        key = it.key('one')
+        for i in range(24):
+            s = stack.enter_context(it.connect())
+            if i % 2:
+                s.sendall(b'POST /tasks HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\n{')
+        for _ in range(3):
+            key.get('/agents').expect(200)
+            it.admin.get('/status').expect(200)
+
+
+def test_a_caller_holds_no_more_than_half_of_the_connections():
+    with harness.Instance(LIMITED) as it, contextlib.ExitStack() as stack:
+        greedy = it.key('greedy')
+        task = greedy.post('/tasks', {'agent': 'sh', 'prompt': 'true', 'not_before': '2090-01-01T00:00:00Z'}).expect(201).json
+        request = get(f'/tasks/{task["id"]}/events', f'Authorization: Bearer {greedy.key}')
+        for _ in range(4):
+            s = stack.enter_context(it.connect())
+            s.sendall(request)
+            equal(Reader(s).head()[0], 200, 'a stream')
+        equal(greedy.get(f'/tasks/{task["id"]}/events').problem(429)['status'], 429)
+        # Its wait is over at once instead.
+        equal(greedy.get(f'/tasks/{task["id"]}', headers={'Prefer': 'wait=300'}).expect(200).json['state'], 'delayed')
+        it.key('other').get('/agents').expect(200)
+        # Idle connections of known callers are no property either.
+        for _ in range(12):
+            s = stack.enter_context(it.connect())
+            s.sendall(get('/agents', f'Authorization: Bearer {greedy.key}'))
+            Reader(s).answer()
+        it.admin.get('/status').expect(200)
+        it.key('third').get('/agents').expect(200)
+
+
+def test_bodies_of_strangers_are_not_kept():
+    """Nor are more kept of a caller than all callers may send together."""
+    def rss_kib(it):
+        status = pathlib.Path(f'/proc/{it.pid("daemon")}/status').read_text()
+        return int(status.split('VmRSS:')[1].split()[0])
+
+    with harness.Instance(harness.CONFIG) as it:
+        mib, before = 1 << 20, rss_kib(it)
+        with contextlib.ExitStack() as stack:
+            for i in range(24):
+                s = stack.enter_context(it.connect())
+                s.sendall(f'POST /tasks HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer ark_{i:064x}\r\n'
+                          f'Content-Length: {4 * mib}\r\n\r\n'.encode() + bytes(4 * mib - 1))
+            it.admin.get('/status').expect(200)
+            grown = rss_kib(it) - before
+            assert grown < 32 * 1024, f'{grown} KiB for 96 MiB of strangers\' bodies'
+            s.sendall(b'x')
+            equal(Reader(s).answer().status, 401, 'a stranger')
 
 
 if __name__ == '__main__':
