@@ -9,6 +9,9 @@
 #include "daemon/config.h"
 
 #define CONFIG_LIST_MAX 64              /* items of a list in the configuration */
+/* The same as a task may ask for itself. */
+#define CONFIG_TIMEOUT_MAX_US (7 * 24 * 3600 * USEC_PER_SEC)
+#define CONFIG_BACKOFF_MAX_US (3600 * USEC_PER_SEC)
 
 static void read_limits(Config *c, YamlNode *root) {
         YamlDocument *d = c->document;
@@ -38,8 +41,16 @@ static void read_tasks(Config *c, YamlNode *root) {
 
         if (!yaml_get_mapping(d, root, "tasks", &tasks))
                 return;
-        (void)yaml_get_duration_us(d, tasks, "timeout", &c->sched.timeout_us);
-        (void)yaml_get_duration_us(d, tasks, "backoff", &c->sched.backoff_us);
+        if (yaml_get_duration_us(d, tasks, "timeout", &v)) {
+                if (v < USEC_PER_SEC || v > CONFIG_TIMEOUT_MAX_US)
+                        yaml_fail(d, yaml_get(d, tasks, "timeout"), "tasks.timeout: expected a duration from 1s to 7d");
+                c->sched.timeout_us = v;
+        }
+        if (yaml_get_duration_us(d, tasks, "backoff", &v)) {
+                if (v > CONFIG_BACKOFF_MAX_US)
+                        yaml_fail(d, yaml_get(d, tasks, "backoff"), "tasks.backoff: expected a duration of at most 1h");
+                c->sched.backoff_us = v;
+        }
         if (yaml_get_u64(d, tasks, "max_attempts", 1, 20, &v))
                 c->sched.max_attempts = (uint32_t)v;
         if (yaml_get_size(d, tasks, "capture", &v)) {
