@@ -3,8 +3,6 @@
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/pidfd.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -54,7 +52,7 @@ Attempt *attempt_free(Attempt *a) {
         loop_timer_clear(&a->launcher->loop, &a->cgroup_timer);
         attempt_close(a, &a->init, &a->pidfd);
         attempt_close(a, &a->report, &a->report_fd);
-        fd_close(a->status_fd);
+        attempt_close(a, &a->status_source, &a->status_fd);
         for (unsigned i = 0; i < 2; i++) {
                 attempt_close(a, &a->streams[i].source, &a->streams[i].fd);
                 window_deinit(&a->streams[i].window);
@@ -84,17 +82,17 @@ static void attempt_pump(AttemptStream *s) {
         size_t n, total = 0;
         int r = 0;
 
-        while (s->fd >= 0 && (a->reaped ? s->left > 0 : total < ATTEMPT_READ_MAX)) {
-                r = window_read(&s->window, s->fd, a->reaped ? MIN(s->left, ATTEMPT_READ_MAX) : ATTEMPT_READ_MAX, &n);
+        while (s->fd >= 0 && (a->dead ? s->left > 0 : total < ATTEMPT_READ_MAX)) {
+                r = window_read(&s->window, s->fd, a->dead ? MIN(s->left, ATTEMPT_READ_MAX) : ATTEMPT_READ_MAX, &n);
                 if (r)
                         break;
                 total += n;
-                if (a->reaped)
+                if (a->dead)
                         s->left -= n;
                 if (a->forgotten)
                         attempt_drop_output(s);
         }
-        if (r == WINDOW_E_EOF || (a->reaped && (r == WINDOW_E_AGAIN || s->left == 0)) || (r < 0 && r != -ENOMEM))
+        if (r == WINDOW_E_EOF || (a->dead && (r == WINDOW_E_AGAIN || s->left == 0)) || (r < 0 && r != -ENOMEM))
                 attempt_close(a, &s->source, &s->fd);
         else if (r == WINDOW_E_FULL)
                 loop_remove(&a->launcher->loop, &s->source);    /* EPOLLHUP can't be masked; ACK takes it up again */
@@ -114,7 +112,7 @@ static void attempt_read_report(Attempt *a) {
 
                 if (n < 0 && errno == EINTR)
                         continue;
-                if (n < 0 && errno == EAGAIN && !a->reaped)
+                if (n < 0 && errno == EAGAIN && !a->dead)
                         return;
                 if (n != (ssize_t)sizeof(report)) {
                         attempt_close(a, &a->report, &a->report_fd);
@@ -156,37 +154,55 @@ static void attempt_on_cgroup_timer(LoopTimer *timer) {
         attempt_update(a);
 }
 
-/* Init is dead, and so is everything in its namespace: collects what there is to know. */
-static void attempt_on_init(LoopSource *source, uint32_t events) {
-        Attempt *a = container_of(source, Attempt, init);
-        struct rusage usage = {};
-        siginfo_t info = {};
-
-        /* The system call itself: glibc's waitid(3) hides the usage of init and of what it reaped. */
-        while (syscall(SYS_waitid, P_PIDFD, a->pidfd, &info, WEXITED, &usage) < 0 && errno == EINTR)
-                ;
-        a->reaped = true;
-        a->launcher->n_alive--;
-        loop_remove(&a->launcher->loop, &a->init);
+/* Nothing of the task runs any more: collects what there is to know. */
+static void attempt_collect(Attempt *a) {
+        if (a->dead)
+                return;
+        a->dead = true;
         loop_timer_clear(&a->launcher->loop, &a->kill_timer);
         attempt_read_report(a);
         if (read(a->status_fd, &a->status, sizeof(a->status)) != (ssize_t)sizeof(a->status))
                 /* SIGKILL took init along with the agent: ours, or somebody's (the kernel's, out of memory). */
                 a->status = a->killed ? (InitStatus){ .how = LAUNCH_HOW_SIGNALLED, .value = SIGKILL }
                                       : (InitStatus){ .how = LAUNCH_HOW_LOST };
-        fd_close(a->status_fd);
-        a->status_fd = -1;
+        attempt_close(a, &a->status_source, &a->status_fd);
         cgroup_read_usage(&a->launcher->cgroups, &a->cgroup, &a->usage);
         if (a->usage.cpu_us == 0)
-                a->usage.cpu_us = (uint64_t)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * USEC_PER_SEC +
-                                  (uint64_t)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
-        attempt_remove_cgroup(a);
+                a->usage.cpu_us = a->status.cpu_us;
         for (unsigned i = 0; i < 2; i++) {
                 attempt_measure(&a->streams[i]);
                 attempt_pump(&a->streams[i]);
         }
+}
+
+/* Init's last word. */
+static void attempt_on_status(LoopSource *source, uint32_t events) {
+        Attempt *a = container_of(source, Attempt, status_source);
+
+        if (!(events & EPOLLIN)) {
+                /* It died without one: its pidfd tells. */
+                loop_remove(&a->launcher->loop, &a->status_source);
+                return;
+        }
+        attempt_collect(a);
         attempt_update(a);
-        launcher_on_reaped(a->launcher);
+}
+
+/* Init is gone, and with it everything in its namespace. */
+static void attempt_on_init(LoopSource *source, uint32_t events) {
+        Attempt *a = container_of(source, Attempt, init);
+        Launcher *l = a->launcher;
+        siginfo_t info = {};
+
+        while (waitid(P_PIDFD, (id_t)a->pidfd, &info, WEXITED) < 0 && errno == EINTR)
+                ;
+        a->reaped = true;
+        l->n_alive--;
+        loop_remove(&l->loop, &a->init);
+        attempt_collect(a);
+        attempt_remove_cgroup(a);
+        attempt_update(a);
+        launcher_on_reaped(l);
 }
 
 static void attempt_fail(Attempt *a) {
@@ -218,11 +234,11 @@ static void attempt_update(Attempt *a) {
                 a->state = ATTEMPT_RUNNING;
                 attempt_log(a, LOG_INFO, "agent started");
         }
-        if (a->reaped && a->state == ATTEMPT_STARTING && a->report_fd < 0)
+        if (a->dead && a->state == ATTEMPT_STARTING && a->report_fd < 0)
                 attempt_fail(a);
-        if (a->reaped && a->state == ATTEMPT_RUNNING && a->streams[0].fd < 0 && a->streams[1].fd < 0)
+        if (a->dead && a->state == ATTEMPT_RUNNING && a->streams[0].fd < 0 && a->streams[1].fd < 0)
                 attempt_end(a);
-        if (a->forgotten && a->state >= ATTEMPT_ENDED) {
+        if (a->forgotten && a->state >= ATTEMPT_ENDED && a->reaped) {
                 if (a->state == ATTEMPT_ENDED)
                         home_discard(&a->launcher->homes, &a->id);
                 attempt_free(a);
@@ -247,7 +263,7 @@ static void attempt_on_kill_timer(LoopTimer *timer) {
 void attempt_kill(Attempt *a, uint32_t grace_ms) {
         uint64_t at = clock_monotonic_us() + (uint64_t)grace_ms * USEC_PER_MSEC;
 
-        if (a->reaped || a->pidfd < 0)
+        if (a->dead || a->pidfd < 0)
                 return;
         a->killed = true;
         if (grace_ms > 0 && pidfd_send_signal(a->pidfd, SIGTERM, NULL, 0) == 0) {
@@ -268,7 +284,7 @@ bool attempt_ack(Attempt *a, unsigned stream, uint64_t offset) {
         if (s->fd < 0 || s->source.fd >= 0 || window_is_full(&s->window))
                 return true;
         /* The pump had stopped. */
-        if (!a->reaped && loop_add(&a->launcher->loop, &s->source, s->fd, EPOLLIN) == 0)
+        if (!a->dead && loop_add(&a->launcher->loop, &s->source, s->fd, EPOLLIN) == 0)
                 return true;
         attempt_pump(s);
         attempt_update(a);
@@ -282,7 +298,7 @@ void attempt_forget(Attempt *a) {
                 AttemptStream *s = &a->streams[i];
 
                 attempt_drop_output(s);
-                if (s->fd >= 0 && a->reaped)
+                if (s->fd >= 0 && a->dead)
                         attempt_pump(s);
                 else if (s->fd >= 0 && s->source.fd < 0 && loop_add(&a->launcher->loop, &s->source, s->fd, EPOLLIN) < 0)
                         attempt_close(a, &s->source, &s->fd);
@@ -304,6 +320,8 @@ static int attempt_watch(Attempt *a) {
         r = loop_add(loop, &a->init, a->pidfd, EPOLLIN);
         if (!r)
                 r = loop_add(loop, &a->report, a->report_fd, EPOLLIN);
+        if (!r)
+                r = loop_add(loop, &a->status_source, a->status_fd, EPOLLIN);
         for (unsigned i = 0; r == 0 && i < 2; i++)
                 r = loop_add(loop, &a->streams[i].source, a->streams[i].fd, EPOLLIN);
         return error_trace(r);
@@ -325,6 +343,7 @@ int attempt_new(Launcher *l, Spec *spec, int stdin_fd, Attempt **ret_attempt) {
                 .cgroup = CGROUP_NULL,
                 .init = { .fd = -1, .on_ready = attempt_on_init },
                 .report = { .fd = -1, .on_ready = attempt_on_report },
+                .status_source = { .fd = -1, .on_ready = attempt_on_status },
                 .kill_timer.on_timer = attempt_on_kill_timer,
                 .cgroup_timer.on_timer = attempt_on_cgroup_timer,
         };
@@ -345,7 +364,7 @@ int attempt_new(Launcher *l, Spec *spec, int stdin_fd, Attempt **ret_attempt) {
         }
         r = spawn(a, spec, stdin_owned);
         if (r) {
-                a->reaped = true;
+                a->dead = a->reaped = true;
                 attempt_fail(a);
         } else {
                 l->n_alive++;
@@ -483,7 +502,10 @@ void attempt_sent(Attempt *a, AttemptMessage message) {
                 a->spawned_sent = true;
                 break;
         case ATTEMPT_SPAWN_FAILED:
-                attempt_free(a);
+                /* Nobody asks for it any more; init may still be on its way out. */
+                a->forgotten = true;
+                if (a->reaped)
+                        attempt_free(a);
                 break;
         case ATTEMPT_OUTPUT:
                 window_sent(&a->streams[a->output_stream].window, a->output_n);

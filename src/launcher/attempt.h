@@ -3,7 +3,7 @@
 /*
  * attempt: one sandbox and what comes out of it, from SPAWN to FORGET.
  *
- *     starting ──(report pipe closes on execve)──► running ──(init reaped, streams drained)──► ended ──FORGET──► gone
+ *     starting ──(report pipe closes on execve)──► running ──(all dead, streams drained)──► ended ──FORGET──► gone
  *         └────────(failure, or death before it)──► failed ──SPAWN_FAILED sent──► gone
  *
  * Output is read into a Window a stream, and read no further while that is full. Nothing is ever queued for the router:
@@ -62,6 +62,7 @@ struct Attempt {
         int pidfd;
         LoopSource report;
         int report_fd;
+        LoopSource status_source;
         int status_fd;
         AttemptStream streams[2];
         Cgroup cgroup;
@@ -70,7 +71,8 @@ struct Attempt {
         unsigned cgroup_tries;
 
         bool ready;             /* the agent stood before its execve */
-        bool reaped;
+        bool dead;              /* nothing of the task runs any more: init has said so, or is gone */
+        bool reaped;            /* init is gone */
         bool killed;            /* by KILL */
         bool forgotten;         /* FORGET came before the end */
         bool spawned_sent;

@@ -2,10 +2,13 @@
 #include <limits.h>
 #include <stdio.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "launcher/etc.h"
+
+#define ETC_REFRESH_US USEC_PER_SEC
 
 const char *const etc_bound[] = { "alternatives", "ssl/certs", NULL };
 
@@ -69,6 +72,11 @@ static int etc_copy(Etc *etc, const char *name) {
 }
 
 void etc_refresh(Etc *etc) {
+        uint64_t now = clock_monotonic_us();
+
+        if (etc->refreshed_us && now - etc->refreshed_us < ETC_REFRESH_US)
+                return;
+        etc->refreshed_us = now;
         for (size_t i = 0; i < ELEMENTSOF(etc_files); i++) {
                 struct stat st;
                 char path[64];

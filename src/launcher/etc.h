@@ -18,6 +18,7 @@ typedef struct Etc Etc;
 
 struct Etc {
         int fd;                 /* O_PATH of the folder */
+        uint64_t refreshed_us;  /* CLOCK_MONOTONIC */
         struct {
                 dev_t device;
                 ino_t inode;
@@ -34,6 +35,6 @@ extern const char *const etc_bound[];
 
 /* Makes the folder "etc" in runtime_fd and fills it. -errno. */
 int etc_init(Etc *etc, int runtime_fd) _must_check_;
-/* Copies again what has changed on the host; what can't be copied keeps its old text. */
+/* Copies again what has changed on the host, looking at most once a second; what can't be copied keeps its old text. */
 void etc_refresh(Etc *etc);
 void etc_deinit(Etc *etc);

@@ -97,6 +97,9 @@ static _noreturn_ void home_janitor(int trash_fd) {
         int r;
 
         (void)prctl(PR_SET_NAME, "agent-janitor");
+        /* A change of mode that follows no link goes by /proc/self, which is a plain user's own only where it is dumpable. */
+        if (geteuid() != 0)
+                (void)prctl(PR_SET_DUMPABLE, 1);
         /* Sockets and pipes of the launcher must not live on here. */
         if (dup3(trash_fd, 0, O_CLOEXEC) < 0)
                 _exit(1);

@@ -1,5 +1,6 @@
 #include <poll.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -7,12 +8,24 @@
 #include "base/launch.h"
 #include "launcher/init.h"
 
+static uint64_t init_timeval_us(const struct timeval *t) {
+        return (uint64_t)t->tv_sec * USEC_PER_SEC + (uint64_t)t->tv_usec;
+}
+
 static _noreturn_ void init_report(int status_fd, const siginfo_t *info) {
         InitStatus status = {
                 .how = info->si_code == CLD_EXITED ? LAUNCH_HOW_EXITED : LAUNCH_HOW_SIGNALLED,
                 .value = (uint32_t)info->si_status,
         };
+        struct rusage usage = {};
+        siginfo_t other;
 
+        /* All but ourselves; a process that is being killed can't fork. */
+        (void)kill(-1, SIGKILL);
+        while (waitid(P_ALL, 0, &other, WEXITED) == 0 || errno == EINTR)
+                (void)kill(-1, SIGKILL);
+        (void)getrusage(RUSAGE_CHILDREN, &usage);
+        status.cpu_us = init_timeval_us(&usage.ru_utime) + init_timeval_us(&usage.ru_stime);
         _exit(write(status_fd, &status, sizeof(status)) == (ssize_t)sizeof(status) ? 0 : 1);
 }
 

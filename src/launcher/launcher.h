@@ -16,6 +16,7 @@
 #include "launcher/loop.h"
 #include "launcher/seccomp.h"
 #include "launcher/server.h"
+#include "launcher/user.h"
 #include "launcher/view.h"
 
 /* Each holds five descriptors and, at worst, two windows of output. */
@@ -45,6 +46,7 @@ struct Launcher {
         View view;
         Homes homes;
         SeccompCache filters;
+        UserCache users;
         Id generation;          /* new at every start */
         sigset_t signals;       /* our mask before we blocked ours: what agents start with */
         int lock_fd;            /* of the state directory */

@@ -166,6 +166,9 @@ static int main_open_signals(Program *p, int *ret_fd) {
         sigaddset(&set, SIGTERM);
         sigaddset(&set, SIGINT);
         sigaddset(&set, SIGHUP);        /* means nothing here, and must not end us */
+        /* Whoever started us may have had some ignored, which agents would inherit. */
+        for (int i = 1; i < NSIG; i++)
+                (void)signal(i, SIG_DFL);
         (void)signal(SIGPIPE, SIG_IGN);
         if (sigprocmask(SIG_BLOCK, &set, &p->launcher.signals) < 0)
                 return error_origin(-errno);

@@ -25,6 +25,8 @@
 #include "launcher/user.h"
 #include "launcher/userns.h"
 
+/* Of the agent between clone and execve: a Failure, and the C library's own needs. */
+#define SANDBOX_STACK KIB(64)
 /* A credential is a key or a token, not a document. */
 #define SANDBOX_CREDENTIAL_MAX KIB(16)
 
@@ -82,29 +84,28 @@ static int sandbox_add_credential(Spec *spec, const char *entry, Failure *failur
         return r ? failure_set(failure, "credential", ENOMEM, "no memory for the credential %s", name) : 0;
 }
 
-static int sandbox_find_user(const Sandbox *s, User *ret_user, Failure *failure) {
+static int sandbox_find_user(Sandbox *s, Failure *failure) {
+        uid_t uid = s->user.uid;
         int r;
 
-        if (s->caps->userns) {
-                *ret_user = (User){ .uid = s->uid, .gid = s->gid };
+        if (s->user_known)
                 return 0;
-        }
-        r = user_by_uid(s->uid, ret_user);
+        r = user_by_uid(uid, &s->user);
         if (r == USER_E_UNKNOWN)
-                return failure_set(failure, "user", ENOENT, "uid %u has no account on this machine; map the principal to a user that exists", (unsigned)s->uid);
-        return r ? failure_set(failure, "user", -r, "the account of uid %u can't be read: %s", (unsigned)s->uid, strerror(-r)) : 0;
+                return failure_set(failure, "user", ENOENT, "uid %u has no account on this machine; map the principal to a user that exists", (unsigned)uid);
+        return r ? failure_set(failure, "user", -r, "the account of uid %u can't be read: %s", (unsigned)uid, strerror(-r)) : 0;
 }
 
 /* Seeds the home and opens the task's folders as the task's user would; our own rights are back afterwards. */
-static int sandbox_open_as_user(const Sandbox *s, const User *user, int home_fd, Paths *paths, Failure *failure) {
+static int sandbox_open_as_user(const Sandbox *s, int home_fd, Paths *paths, Failure *failure) {
         int r;
 
         r = paths_open_configured(paths, s->config, failure);
         if (r)
                 return error_trace(r);
         if (!s->caps->userns &&
-            (setgroups(user->n_groups, user->groups) < 0 || setresgid((gid_t)-1, user->gid, (gid_t)-1) < 0 ||
-             setresuid((uid_t)-1, user->uid, (uid_t)-1) < 0))
+            (setgroups(s->user.n_groups, s->user.groups) < 0 || setresgid((gid_t)-1, s->user.gid, (gid_t)-1) < 0 ||
+             setresuid((uid_t)-1, s->user.uid, (uid_t)-1) < 0))
                 return sandbox_fail_ids("the task's user can't be taken on", failure);
         umask(0022);
         r = home_seed(home_fd, s->spec, failure);
@@ -128,18 +129,19 @@ static void sandbox_loopback_up(void) {
 }
 
 /* Drops every id and capability for good. */
-static int sandbox_drop(const Sandbox *s, const User *user, Failure *failure) {
+static int sandbox_drop(const Sandbox *s, Failure *failure) {
         struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
         struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {};
 
         /* Up to the first that the kernel does not know. */
-        for (unsigned long cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++)
-                if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
-                        return sandbox_fail_ids("the capability bounding set can't be emptied", failure);
+        for (unsigned long cap = 0; prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) == 0; cap++)
+                ;
+        if (errno != EINVAL)
+                return sandbox_fail_ids("the capability bounding set can't be emptied", failure);
         if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
                 return sandbox_fail_ids("the ambient capabilities can't be cleared", failure);
         if (!s->caps->userns &&
-            (setresgid(user->gid, user->gid, user->gid) < 0 || setresuid(user->uid, user->uid, user->uid) < 0))
+            (setresgid(s->user.gid, s->user.gid, s->user.gid) < 0 || setresuid(s->user.uid, s->user.uid, s->user.uid) < 0))
                 return sandbox_fail_ids("the task's user can't be taken on", failure);
         if (syscall(SYS_capset, &header, none) < 0)
                 return sandbox_fail_ids("the capabilities can't be dropped", failure);
@@ -206,11 +208,10 @@ static void sandbox_set_oom_score(void) {
 static int sandbox_enter(Sandbox *s, Failure *failure) {
         _cleanup_close_ int home_fd = -1;
         Paths paths = { .n = 0 };
-        User user;
         int r = 0;
 
         if (s->caps->userns) {
-                r = userns_map_self(s->uid, s->gid);
+                r = userns_map_self(s->user.uid, s->user.gid);
                 if (r)
                         return failure_set(failure, "userns", -r, "the task's user can't be mapped into its namespace: %s", strerror(-r));
         }
@@ -218,11 +219,11 @@ static int sandbox_enter(Sandbox *s, Failure *failure) {
         for (size_t i = 0; r == 0 && i < s->spec->credentials.n; i++)
                 r = sandbox_add_credential(s->spec, s->spec->credentials.items[i], failure);
         if (!r)
-                r = sandbox_find_user(s, &user, failure);
+                r = sandbox_find_user(s, failure);
         if (!r)
-                r = home_new(s->tasks_path, &s->spec->attempt, user.uid, user.gid, &home_fd, failure);
+                r = home_new(s->tasks_path, &s->spec->attempt, s->user.uid, s->user.gid, &home_fd, failure);
         if (!r)
-                r = sandbox_open_as_user(s, &user, home_fd, &paths, failure);
+                r = sandbox_open_as_user(s, home_fd, &paths, failure);
         if (!r)
                 r = paths_check(&paths, s->view, failure);
         if (!r)
@@ -237,8 +238,8 @@ static int sandbox_enter(Sandbox *s, Failure *failure) {
         }
         r = mounts_enter(&(MountPlan){ .view = s->view,
                                        .paths = &paths,
-                                       .uid = user.uid,
-                                       .gid = user.gid,
+                                       .uid = s->user.uid,
+                                       .gid = s->user.gid,
                                        .userns = s->caps->userns,
                                        .proc_fresh = s->caps->proc_fresh,
                                        .proc_bound = s->caps->landlock_abi > 0 },
@@ -249,7 +250,7 @@ static int sandbox_enter(Sandbox *s, Failure *failure) {
         (void)unshare(CLONE_NEWCGROUP);
         if (!s->spec->network)
                 sandbox_loopback_up();
-        r = sandbox_drop(s, &user, failure);
+        r = sandbox_drop(s, failure);
         if (!r)
                 r = sandbox_set_limits(s, failure);
         if (!r && s->caps->landlock_abi > 0)
@@ -262,7 +263,9 @@ static int sandbox_enter(Sandbox *s, Failure *failure) {
         return error_trace(r);
 }
 
-static _noreturn_ void sandbox_agent(Sandbox *s) {
+/* Runs in init's memory, on a stack of its own, until it execs. */
+static int sandbox_agent(void *userdata) {
+        Sandbox *s = userdata;
         SandboxReport ready = { .kind = SANDBOX_REPORT_READY };
         Failure failure = {};
         const char *program = s->spec->argv.items[0];
@@ -271,8 +274,7 @@ static _noreturn_ void sandbox_agent(Sandbox *s) {
 
         (void)setsid();
         (void)close(s->status_fd);
-        for (int i = 1; i < NSIG; i++)
-                (void)signal(i, SIG_DFL);
+        (void)signal(SIGPIPE, SIG_DFL);         /* all others are the default's since our own start */
         (void)sigprocmask(SIG_SETMASK, s->signals, NULL);
         (void)!write(s->report_fd, &ready, sizeof(ready));
         r = seccomp_filter_install(s->filter);
@@ -290,6 +292,7 @@ static _noreturn_ void sandbox_agent(Sandbox *s) {
 }
 
 _noreturn_ void sandbox_run(Sandbox *s) {
+        static _Alignas(16) uint8_t stack[SANDBOX_STACK];
         Failure failure = {};
         sigset_t all;
         pid_t agent;
@@ -300,13 +303,12 @@ _noreturn_ void sandbox_run(Sandbox *s) {
         (void)setsid();
         if (sandbox_enter(s, &failure) < 0)
                 sandbox_fail(s, &failure);
-        agent = (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
+        /* As vfork(2): a copy of our memory, to be thrown away by execve, would cost more than all the rest. */
+        agent = clone(sandbox_agent, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD, s);
         if (agent < 0) {
                 (void)failure_set(&failure, "fork", errno, "the agent can't be forked: %s; raise sandbox.pids_max", strerror(errno));
                 sandbox_fail(s, &failure);
         }
-        if (agent == 0)
-                sandbox_agent(s);
         /* Nothing of the agent's stays here: neither its pipes, nor its secrets. */
         for (size_t i = 0; i < s->spec->environment.n; i++)
                 explicit_bzero(s->spec->environment.items[i], strlen(s->spec->environment.items[i]));

@@ -13,6 +13,7 @@
 #include "launcher/failure.h"
 #include "launcher/seccomp.h"
 #include "launcher/spec.h"
+#include "launcher/user.h"
 #include "launcher/view.h"
 
 /* Limits of every task beside those of its cgroup. */
@@ -46,8 +47,8 @@ struct Sandbox {
         const View *view;
         const SeccompFilter *filter;
         const char *tasks_path;
-        uid_t uid;
-        gid_t gid;              /* ours; a user namespace has this one too. A system instance takes the account's */
+        User user;
+        bool user_known;        /* else the name service is asked, in the child */
         uint32_t pids_max;
         bool pids_counted;      /* by the cgroup */
         const sigset_t *signals; /* mask to restore for the agent */

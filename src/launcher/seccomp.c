@@ -19,7 +19,7 @@ void seccomp_cache_init(SeccompCache *c, const char *directory) {
 
 static void seccomp_filter_free(SeccompFilter *f) {
         list_unlink(&f->link);
-        free(f->code);
+        free(f->program.filter);
         free(f);
 }
 DEFINE_CLEANUP(SeccompFilter, seccomp_filter_free);
@@ -81,12 +81,6 @@ static int seccomp_compile_half(const Profile *profile, bool conditional, int fd
         return error_trace(r);
 }
 
-int seccomp_compile(const Profile *profile, const int fds[static 2]) {
-        int r = seccomp_compile_half(profile, false, fds[0]);
-
-        return error_trace(r ? r : seccomp_compile_half(profile, true, fds[1]));
-}
-
 /* Compiles in a child. The programs arrive in the memfds. */
 static int seccomp_compile_apart(const Profile *profile, const int fds[static 2]) {
         int status;
@@ -95,7 +89,7 @@ static int seccomp_compile_apart(const Profile *profile, const int fds[static 2]
         if (pid < 0)
                 return error_origin(-errno);
         if (pid == 0)
-                _exit(MIN(-seccomp_compile(profile, fds), 255));
+                _exit(MIN(-(seccomp_compile_half(profile, true, fds[0]) ?: seccomp_compile_half(profile, false, fds[1])), 255));
         while (waitpid(pid, &status, 0) < 0)
                 if (errno != EINTR)
                         return error_origin(-errno);
@@ -104,8 +98,9 @@ static int seccomp_compile_apart(const Profile *profile, const int fds[static 2]
         return error_origin(-WEXITSTATUS(status));
 }
 
+/* Joins the halves: what the first would allow, the second decides. */
 static int seccomp_filter_load(SeccompFilter *f, const int fds[static 2]) {
-        size_t n[2], at = 0;
+        size_t n[2], total;
 
         for (unsigned i = 0; i < 2; i++) {
                 struct stat st;
@@ -113,19 +108,25 @@ static int seccomp_filter_load(SeccompFilter *f, const int fds[static 2]) {
                 if (fstat(fds[i], &st) < 0)
                         return error_origin(-errno);
                 n[i] = (size_t)st.st_size / sizeof(struct sock_filter);
-                if (n[i] == 0 || n[i] > SECCOMP_CODE_MAX)
-                        return error_origin(-E2BIG);
         }
-        f->code = calloc(n[0] + n[1], sizeof(struct sock_filter));
-        if (!f->code)
+        total = n[0] + n[1];
+        if (n[0] == 0 || n[1] == 0 || total > BPF_MAXINSNS)
+                return error_origin(-E2BIG);
+        f->program.filter = calloc(total, sizeof(struct sock_filter));
+        if (!f->program.filter)
                 return error_origin(-ENOMEM);
-        for (unsigned i = 0; i < 2; i++) {
+        f->program.len = (unsigned short)total;
+        for (size_t i = 0, at = 0; i < 2; at += n[i++]) {
                 size_t bytes = n[i] * sizeof(struct sock_filter);
 
-                if (pread(fds[i], f->code + at, bytes, 0) != (ssize_t)bytes)
+                if (pread(fds[i], f->program.filter + at, bytes, 0) != (ssize_t)bytes)
                         return error_origin(-EIO);
-                f->programs[i] = (struct sock_fprog){ .len = (unsigned short)n[i], .filter = f->code + at };
-                at += n[i];
+        }
+        for (size_t i = 0; i < n[0]; i++) {
+                struct sock_filter *code = &f->program.filter[i];
+
+                if (code->code == (BPF_RET | BPF_K) && code->k == SECCOMP_RET_ALLOW)
+                        *code = (struct sock_filter)BPF_STMT(BPF_JMP | BPF_JA, (uint32_t)(n[0] - i - 1));
         }
         return 0;
 }
@@ -160,9 +161,9 @@ static int seccomp_cache_load(SeccompCache *c, const char *name, SeccompFilter *
         if (!f || allowed < 0 || denied < 0)
                 return failure_set(failure, "seccomp", f ? errno : ENOMEM, "no resources to compile the seccomp profile %s", path);
         snprintf(f->name, sizeof(f->name), "%s", name);
-        r = seccomp_compile_apart(&profile, (int[]){ allowed, denied });
+        r = seccomp_compile_apart(&profile, (int[]){ denied, allowed });
         if (!r)
-                r = seccomp_filter_load(f, (int[]){ allowed, denied });
+                r = seccomp_filter_load(f, (int[]){ denied, allowed });
         if (r)
                 return failure_set(failure, "seccomp", -r, "the seccomp profile %s can't be compiled: %s", path, strerror(-r));
         list_link_tail(&c->filters, &f->link);
@@ -189,9 +190,7 @@ int seccomp_cache_get(SeccompCache *c, const char *name, const SeccompFilter **r
 }
 
 int seccomp_filter_install(const SeccompFilter *filter) {
-        /* The allow-list comes last: it may refuse seccomp(2) itself. */
-        for (unsigned i = ELEMENTSOF(filter->programs); i-- > 0;)
-                if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter->programs[i]) < 0)
-                        return error_origin(-errno);
+        if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter->program) < 0)
+                return error_origin(-errno);
         return 0;
 }

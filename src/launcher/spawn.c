@@ -47,7 +47,7 @@ static int spawn_check_require(const Launcher *l, const Spec *spec, Failure *fai
         return 0;
 }
 
-static int spawn_check_uid(const Launcher *l, const Spec *spec, uid_t *ret_uid, Failure *failure) {
+static int spawn_check_user(Launcher *l, const Spec *spec, Sandbox *s, Failure *failure) {
         int64_t uid = spec->uid >= 0 ? spec->uid : l->config.worker_uid;
 
         if (uid < 0)
@@ -66,7 +66,8 @@ static int spawn_check_uid(const Launcher *l, const Spec *spec, uid_t *ret_uid, 
                                    "principal to a person's account, "
                                    "or lower uid_min",
                                    (long long)uid, (unsigned)l->config.uid_min);
-        *ret_uid = (uid_t)uid;
+        s->user = (User){ .uid = (uid_t)uid, .gid = getegid() };
+        s->user_known = l->caps.userns || user_cache_get(&l->users, (uid_t)uid, &s->user) == 0;
         return 0;
 }
 
@@ -127,7 +128,7 @@ static int spawn_prepare(Attempt *a, const Spec *spec, int stdin_fd, Sandbox *s,
 
         r = spawn_check_require(l, spec, &a->failure);
         if (!r)
-                r = spawn_check_uid(l, spec, &s->uid, &a->failure);
+                r = spawn_check_user(l, spec, s, &a->failure);
         if (!r)
                 r = spawn_check_stdin(stdin_fd, &a->failure);
         if (!r)
@@ -161,7 +162,6 @@ int spawn(Attempt *a, Spec *spec, int stdin_fd) {
                 .caps = &l->caps,
                 .view = &l->view,
                 .tasks_path = l->homes.tasks_path,
-                .gid = getegid(),
                 .signals = &l->signals,
                 .stdin_fd = stdin_fd,
         };
