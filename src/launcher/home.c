@@ -97,7 +97,7 @@ static _noreturn_ void home_janitor(int trash_fd) {
         int r;
 
         (void)prctl(PR_SET_NAME, "agent-janitor");
-        /* A change of mode that follows no link goes by /proc/self, which is a plain user's own only where it is dumpable. */
+        /* A change of mode that follows no link goes by /proc/self, which is ours only where we are dumpable. */
         if (geteuid() != 0)
                 (void)prctl(PR_SET_DUMPABLE, 1);
         /* Sockets and pipes of the launcher must not live on here. */

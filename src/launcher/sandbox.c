@@ -141,7 +141,8 @@ static int sandbox_drop(const Sandbox *s, Failure *failure) {
         if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
                 return sandbox_fail_ids("the ambient capabilities can't be cleared", failure);
         if (!s->caps->userns &&
-            (setresgid(s->user.gid, s->user.gid, s->user.gid) < 0 || setresuid(s->user.uid, s->user.uid, s->user.uid) < 0))
+            (setresgid(s->user.gid, s->user.gid, s->user.gid) < 0 ||
+             setresuid(s->user.uid, s->user.uid, s->user.uid) < 0))
                 return sandbox_fail_ids("the task's user can't be taken on", failure);
         if (syscall(SYS_capset, &header, none) < 0)
                 return sandbox_fail_ids("the capabilities can't be dropped", failure);

@@ -88,8 +88,13 @@ static int seccomp_compile_apart(const Profile *profile, const int fds[static 2]
 
         if (pid < 0)
                 return error_origin(-errno);
-        if (pid == 0)
-                _exit(MIN(-(seccomp_compile_half(profile, true, fds[0]) ?: seccomp_compile_half(profile, false, fds[1])), 255));
+        if (pid == 0) {
+                int r = seccomp_compile_half(profile, true, fds[0]);
+
+                if (!r)
+                        r = seccomp_compile_half(profile, false, fds[1]);
+                _exit(MIN(-r, 255));
+        }
         while (waitpid(pid, &status, 0) < 0)
                 if (errno != EINTR)
                         return error_origin(-errno);

@@ -39,4 +39,3 @@ int seccomp_cache_get(SeccompCache *c, const char *name, const SeccompFilter **r
         _must_check_;
 /* Confines the calling thread; no_new_privs must be set. -errno of seccomp(2). */
 int seccomp_filter_install(const SeccompFilter *filter) _must_check_;
-

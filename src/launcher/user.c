@@ -14,8 +14,8 @@
 #define USER_FIELDS 7
 
 /*
- * passwd(5) and group(5) by hand: one read and one pass. fgetpwent(3) seeks before each line, which cost more than all the
- * mounts of a sandbox together.
+ * passwd(5) and group(5) by hand: one read and one pass. fgetpwent(3) seeks before each line, which cost more than all
+ * the mounts of a sandbox together.
  */
 typedef struct UserLine {
         char *fields[USER_FIELDS];
