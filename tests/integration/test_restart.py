@@ -76,7 +76,7 @@ def test_a_stream_goes_on_over_a_restart(it):
     it.await_ready()
     (path / 'go').touch()
     rest = list(it.client.events(id, headers={'Last-Event-ID': last}))
-    text = json.dumps(rest)
+    text = json.dumps([event for event in rest if event['event'] == 'text'])
     assert 'second' in text and 'first' not in text, text
     equal(rest[-1]['data']['state'], 'succeeded')
 
