@@ -266,7 +266,10 @@ class System:
     def test_the_user_instance(self):
         user = "runuser -u alice -- env XDG_RUNTIME_DIR=/run/user/$(id -u alice) DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/$(id -u alice)/bus "
         self.run("loginctl enable-linger alice", check=True, seconds=90)
-        wait_for(self.vm, "[ -S /run/user/$(id -u alice)/systemd/private ]", 90)
+        try:
+            wait_for(self.vm, "[ -S /run/user/$(id -u alice)/systemd/private ]", 90)
+        except Failed:
+            raise Failed(self.run("systemctl status --no-pager user@$(id -u alice); journalctl -b --no-pager | tail -30")[1]) from None
         self.run("install -d -o alice -g alice /home/alice/.config /home/alice/.config/agent-router /home/alice/.config/agent-router/agents.d && "
                  "install -o alice -g alice -m 0644 /etc/agent-router/agents.d/shell.yaml /home/alice/.config/agent-router/agents.d/", check=True)
         status, out = self.run(user + "systemctl --user start agent-routerd", seconds=120)
