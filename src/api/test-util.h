@@ -1,6 +1,6 @@
 #pragma once
 
-/* The API over a scheduler and a store of the test's own (sched/test-util.h), and clients at the far end of socketpairs. */
+/* The API over a scheduler and a store of the test's own (sched/test-util.h), and clients at socketpairs' ends. */
 
 #include "sched/test-util.h"
 
@@ -37,8 +37,9 @@ static inline void answer_deinit(Answer *a) {
 }
 
 static inline void add_key(ApiWorld *aw, const char *text, const char *name, const char *role) {
-        StoreKey key = { .name = (char *)name, .role = (char *)role, .run_as_uid = -1, .created_us = 1, .created_by = (char *)"uid:0" };
+        StoreKey key = { .name = (char *)name, .role = (char *)role, .run_as_uid = -1, .created_us = 1 };
 
+        key.created_by = (char *)"uid:0";
         key.id = test_id();
         assert_int_equal(auth_hash(text, strlen(text), key.hash), 0);
         assert_int_equal(store_begin(aw->w.store), 0);
@@ -131,7 +132,8 @@ static inline void client_read(Client *c, size_t n) {
 /* A whole response at the front of c->in: takes it. `head`: of a HEAD request. */
 static inline bool client_parse(Client *c, bool head, Answer *ret_answer) {
         Answer a = {};
-        const char *data = (const char *)buf_data(&c->in), *end = buf_size(&c->in) ? memmem(data, buf_size(&c->in), "\r\n\r\n", 4) : NULL;
+        const char *data = (const char *)buf_data(&c->in);
+        const char *end = buf_size(&c->in) ? memmem(data, buf_size(&c->in), "\r\n\r\n", 4) : NULL;
         const char *length;
         size_t n_head, n_body = 0;
 
@@ -183,7 +185,8 @@ static inline Answer client_ask(ApiWorld *aw, Client *c, const char *request, co
 #define AS_B "Authorization: Bearer " KEY_B "\r\n"
 
 /* On a connection of its own. */
-static inline Answer ask(ApiWorld *aw, ApiListener *listener, const char *request, const char *headers, const char *body) {
+static inline Answer ask(ApiWorld *aw, ApiListener *listener, const char *request, const char *headers,
+                         const char *body) {
         Client c = client_open(listener);
         Answer a = client_ask(aw, &c, request, headers, body);
 
@@ -222,7 +225,8 @@ static inline void assert_status(const Answer *a, unsigned status) {
 }
 
 /* Asks, checks the status, and forgets the answer. */
-static inline void expect(ApiWorld *aw, ApiListener *listener, unsigned status, const char *request, const char *headers, const char *body) {
+static inline void expect(ApiWorld *aw, ApiListener *listener, unsigned status, const char *request,
+                          const char *headers, const char *body) {
         _cleanup_(answer_deinit) Answer a = ask(aw, listener, request, headers, body);
 
         assert_status(&a, status);

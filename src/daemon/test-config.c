@@ -135,7 +135,8 @@ static void test_bad(void **state) {
                 write_file("c.yaml", table[i].text, path);
                 r = config_load(&c, path, error);
                 snprintf(expected, sizeof(expected), "%s%s", path, table[i].at);
-                if (r != CONFIG_E_INVALID || strncmp(error, expected, strlen(expected)) != 0 || !strstr(error, table[i].says)) {
+                if (r != CONFIG_E_INVALID || strncmp(error, expected, strlen(expected)) != 0 ||
+                    !strstr(error, table[i].says)) {
                         print_error("%s-> %d: %s (expected %s … %s)\n", table[i].text, r, error, table[i].at, table[i].says);
                         failed++;
                 }
