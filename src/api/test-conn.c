@@ -116,6 +116,7 @@ static void test_timers(void **state) {
         c = client_open(&aw.tcp);
         client_say(&c, HEALTH);
         _cleanup_(answer_deinit) Answer first = client_answer(&aw, &c, false);
+        assert_status(&first, 200);
         world_pass(&aw.w, 60 * USEC_PER_SEC);
         client_say(&c, HEALTH);
         _cleanup_(answer_deinit) Answer second = client_answer(&aw, &c, false);
@@ -264,7 +265,7 @@ static void test_random(void **state) {
                                 /* A request in two pieces. */
                                 if (!cut[i] && client_write(c, HEALTH, 10)) {
                                         world_step(&aw.w);
-                                        if (client_write(c, HEALTH + 10, strlen(HEALTH) - 10))
+                                        if (client_write(c, &HEALTH[10], strlen(HEALTH) - 10))
                                                 asked[i]++;
                                         else
                                                 cut[i] = true;
@@ -532,6 +533,7 @@ static void test_close(void **state) {
                 }
                 client_say(&clients[0], HEALTH);
                 _cleanup_(answer_deinit) Answer health = client_answer(&aw, &clients[0], false);
+                assert_status(&health, 200);
                 id = submit(&aw, AS_A, BODY);
                 subscriber_open(&aw, &s, &id);
                 client_say(&clients[1], POST);
