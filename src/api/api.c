@@ -15,6 +15,7 @@ int api_new(Api **ret_api, Reactor *reactor, Store *store, Sched *sched, Metrics
         api->sched = sched;
         api->metrics = metrics;
         api->config = *config;
+        api->responses_max = API_RESPONSES_MAX;
         api->started_us = reactor_now_us(reactor);
         list_init(&api->listeners);
         list_init(&api->conns);

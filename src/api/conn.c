@@ -26,6 +26,8 @@
 #define CONN_REQUEST_US         (30 * USEC_PER_SEC)     /* from a request's first byte to its last */
 #define CONN_WRITE_US           (30 * USEC_PER_SEC)     /* a response that the client does not take */
 #define CONN_LINGER_US          (2 * USEC_PER_SEC)      /* after a refused request, for the client to read the answer */
+#define CONN_RESPONSE_SMALL     KIB(16)         /* up to this a response is not held against the others */
+#define CONN_FULL_RETRY_S       5
 #define CONN_RESERVE            16              /* beyond the limit, for the administrator on the control socket */
 #define CONN_HEARTBEAT_US       (15 * USEC_PER_SEC)
 
@@ -200,21 +202,35 @@ static int conn_write(Conn *c, const Http1Response *response) {
         return r;
 }
 
-static void conn_replace_large(Request *q) {
-        log_warning("a response of %zu bytes is more than a connection holds", buf_size(&q->out));
+/* A large response only goes out where the others that are unsent leave it room: clients need not read. */
+static bool conn_may_send(const Conn *c, size_t n) {
+        size_t queued = 0;
+
+        if (n <= CONN_RESPONSE_SMALL)
+                return true;
+        list_for_each_safe(i, &c->api->conns)
+                queued += stream_queued(&container_of(i, Conn, link)->stream);
+        return queued + n <= c->api->responses_max;
+}
+
+static void conn_replace_large(Request *q, unsigned status, const char *detail) {
+        log_warning("a response of %zu bytes is dropped: %s", buf_size(&q->out), detail);
         buf_clear(&q->out);
         free(steal_ptr(&q->location));
-        q->status = 500;
+        q->status = status;
         q->content_type_out = "application/problem+json";
-        if (buf_printf(&q->out, "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":500,\"detail\":"
-                       "\"the answer would be larger than %zu bytes; ask for less at once\"}\n", http_status_text(500), CONN_RESPONSE_MAX))
+        if (buf_printf(&q->out, "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%u,\"detail\":\"%s\"}\n",
+                       http_status_text(status), status, detail))
                 buf_clear(&q->out);
 }
 
 void conn_respond(Conn *c, Request *q) {
         if (buf_size(&q->out) > CONN_RESPONSE_MAX)
-                conn_replace_large(q);
-
+                conn_replace_large(q, 500, "the answer would be larger than a connection holds; ask for less at once");
+        else if (!conn_may_send(c, buf_size(&q->out))) {
+                q->retry_after_s = CONN_FULL_RETRY_S;
+                conn_replace_large(q, 503, "too many large answers are on their way to clients; ask again soon");
+        }
 
         HttpHeader headers[6];
         Http1Response response = {

@@ -39,6 +39,7 @@ struct Api {
         List listeners;
         List conns;
         size_t n_conns;
+        size_t responses_max;
         size_t n_body;                  /* bytes of the bodies that requests hold */
         uint64_t started_us;            /* monotonic */
         Id instance;
@@ -56,6 +57,7 @@ struct Api {
 #define REQUEST_WAIT_MAX_S      300     /* Prefer: wait=N beyond this is cut to it */
 /* All bodies that are held at once: less than the connections could send, or a caller could fill the memory. */
 #define API_BODIES_MAX          MIB(256)
+#define API_RESPONSES_MAX       MIB(256)        /* and all that is unsent, where a large response is to be added */
 #define REQUEST_IDEMPOTENCY_MAX 255     /* bytes of an Idempotency-Key */
 #define API_PATH_MAX            1024    /* bytes of a request's path */
 #define API_QUERY_MAX           4096

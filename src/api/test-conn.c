@@ -225,6 +225,33 @@ static void test_does_not_read(void **state) {
 
 /* ---- random traffic ---- */
 
+/* Nor do many who do not read have it hold all their answers. */
+static void test_nobody_reads(void **state) {
+        unsigned n[600] = {};
+        Client clients[20];
+        ApiWorld aw;
+
+        api_world_init(&aw, 7);
+        aw.api->responses_max = KIB(400);
+        for (size_t i = 0; i < ELEMENTSOF(clients); i++) {
+                clients[i] = client_open(&aw.tcp);
+                for (unsigned j = 0; j < 100; j++)
+                        client_say(&clients[i], "GET /openapi.json HTTP/1.1\r\nHost: x\r\n" AS_A "\r\n");
+        }
+        world_pass(&aw.w, 5 * USEC_PER_SEC);
+        for (size_t i = 0; i < 100 * ELEMENTSOF(clients); i++) {
+                _cleanup_(answer_deinit) Answer a = client_answer(&aw, &clients[i / 100], false);
+                n[a.status]++;
+        }
+        assert_true(n[200] > 0);
+        assert_true(n[503] > 0);
+        assert_int_equal(n[200] + n[503], 100 * ELEMENTSOF(clients));
+        for (size_t i = 0; i < ELEMENTSOF(clients); i++)
+                client_close(&clients[i]);
+        world_run_until(&aw.w, aw.api->n_conns == 0);
+        api_world_deinit(&aw);
+}
+
 static void test_random(void **state) {
         uint64_t end_us;
         unsigned seed;
@@ -571,6 +598,7 @@ int main(void) {
                 cmocka_unit_test(test_timers),
                 cmocka_unit_test(test_limits),
                 cmocka_unit_test(test_does_not_read),
+                cmocka_unit_test(test_nobody_reads),
                 cmocka_unit_test(test_random),
                 cmocka_unit_test(test_events),
                 cmocka_unit_test(test_heartbeats),
