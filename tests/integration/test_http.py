@@ -136,6 +136,7 @@ def test_what_came_before_a_refusal_is_answered(it):
 
 def test_pipelining_keeps_the_order(it):
     paths = ['/healthz', '/nothing', '/readyz', '/tasks', '/healthz']
+    it.await_ready()
     with it.connect() as s:
         s.sendall(b''.join(get(path, f'X-Number: {i}') for i, path in enumerate(paths)))
         reader = Reader(s)
