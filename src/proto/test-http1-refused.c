@@ -103,6 +103,7 @@ static const Refused refused[] = {
         { "Host with a port too long", 400, S(GET "Host: a:123456\r\n\r\n") },
         { "Host with a port alone", 400, S(GET "Host: :80\r\n\r\n") },
         { "Host with an open bracket", 400, S(GET "Host: [::1\r\n\r\n") },
+        { "Host with empty brackets", 400, S(GET "Host: []\r\n\r\n") },
         { "Host with text after the bracket", 400, S(GET "Host: [::1]x\r\n\r\n") },
         { "Connection: no list of tokens", 400, S(HOST "Connection: close keep-alive\r\n\r\n") },
         { "Connection: quoted", 400, S(HOST "Connection: \"close\"\r\n\r\n") },

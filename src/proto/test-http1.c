@@ -25,6 +25,10 @@ static const Good good[] = {
         { "one empty line first",
           "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
           "REQUEST GET / HTTP/1.1 body=0 keep=1 expect=0\nhost: a\nEND\n" },
+        { "one empty line before each",
+          "\r\nGET /1 HTTP/1.1\r\nHost: a\r\n\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n",
+          "REQUEST GET /1 HTTP/1.1 body=0 keep=1 expect=0\nhost: a\nEND\n"
+          "REQUEST GET /2 HTTP/1.1 body=0 keep=1 expect=0\nhost: a\nEND\n" },
         { "names to lower case, values trimmed and untouched",
           "GET / HTTP/1.1\r\nHOST:\t example.org:8377 \t\r\nX-A:a B\tc\r\nX-Empty:\r\nX-Blank: \t \r\nX-High: \xc3\xa9\r\n\r\n",
           "REQUEST GET / HTTP/1.1 body=0 keep=1 expect=0\nhost: example.org:8377\nx-a: a B\tc\nx-empty: \nx-blank: \n"
