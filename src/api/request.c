@@ -196,13 +196,6 @@ void request_failed(Request *q, int error) {
         request_problem(q, error == -ENOMEM ? 503 : 500, NULL, "the request failed inside the router; its journal says why");
 }
 
-static int hex_value(char c) {
-        return c >= '0' && c <= '9'   ? c - '0'
-               : c >= 'a' && c <= 'f' ? c - 'a' + 10
-               : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                      : -1;
-}
-
 /* application/x-www-form-urlencoded value: `+` is a blank. A malformed escape is kept as it is. */
 static char *query_decode(const char *s, size_t n) {
         char *value = malloc(n + 1), *p = value;
@@ -210,8 +203,8 @@ static char *query_decode(const char *s, size_t n) {
         if (!value)
                 return NULL;
         for (size_t i = 0; i < n; i++)
-                if (s[i] == '%' && i + 2 < n && hex_value(s[i + 1]) >= 0 && hex_value(s[i + 2]) >= 0) {
-                        *p++ = (char)(hex_value(s[i + 1]) << 4 | hex_value(s[i + 2]));
+                if (s[i] == '%' && i + 2 < n && parse_hex_digit(s[i + 1]) >= 0 && parse_hex_digit(s[i + 2]) >= 0) {
+                        *p++ = (char)(parse_hex_digit(s[i + 1]) << 4 | parse_hex_digit(s[i + 2]));
                         i += 2;
                 } else
                         *p++ = s[i] == '+' ? ' ' : s[i];

@@ -2,6 +2,7 @@
 
 #include "api/internal.h"
 #include "base/error.h"
+#include "base/parse.h"
 
 const Route api_routes[] = {
         { API_POST, "/tasks", api_task_post, ROLE_SUBMITTER, NULL },
@@ -21,13 +22,6 @@ const Route api_routes[] = {
 };
 const size_t api_n_routes = ELEMENTSOF(api_routes);
 
-static int hex_value(char c) {
-        return c >= '0' && c <= '9'   ? c - '0'
-               : c >= 'a' && c <= 'f' ? c - 'a' + 10
-               : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                      : -1;
-}
-
 /* Decodes one path segment (RFC 3986 §2.1); NULL where it is malformed or holds NUL. */
 static char *segment_decode(const char *s, size_t n) {
         char *value = malloc(n + 1), *p = value;
@@ -35,8 +29,8 @@ static char *segment_decode(const char *s, size_t n) {
         for (size_t i = 0; value && i < n; i++) {
                 int c = (unsigned char)s[i];
                 if (c == '%') {
-                        c = i + 2 < n && hex_value(s[i + 1]) >= 0 && hex_value(s[i + 2]) >= 0
-                          ? hex_value(s[i + 1]) << 4 | hex_value(s[i + 2]) : 0;
+                        c = i + 2 < n && parse_hex_digit(s[i + 1]) >= 0 && parse_hex_digit(s[i + 2]) >= 0
+                          ? parse_hex_digit(s[i + 1]) << 4 | parse_hex_digit(s[i + 2]) : 0;
                         i += 2;
                 }
                 if (!c) {

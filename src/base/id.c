@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/id.h"
+#include "base/parse.h"
 
 int id_new(Id *ret_id) {
         static uint64_t last_ms;
@@ -44,11 +45,6 @@ void id_format(const Id *id, char ret_s[static ID_TEXT_MAX]) {
         *p = 0;
 }
 
-static int hex_digit(char c) {
-        return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 :
-               c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
-
 bool id_parse(const char *s, Id *ret_id) {
         Id id;
 
@@ -56,8 +52,8 @@ bool id_parse(const char *s, Id *ret_id) {
                 int high, low;
                 if ((i == 4 || i == 6 || i == 8 || i == 10) && *s++ != '-')
                         return false;
-                high = hex_digit(s[0]);
-                low = high < 0 ? -1 : hex_digit(s[1]);
+                high = parse_hex_digit(s[0]);
+                low = high < 0 ? -1 : parse_hex_digit(s[1]);
                 if (low < 0)
                         return false;
                 id.bytes[i] = (uint8_t)(high << 4 | low);

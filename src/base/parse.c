@@ -143,3 +143,7 @@ bool utf8_is_valid(const char *s, size_t n) {
         }
         return true;
 }
+
+int parse_hex_digit(char c) {
+        return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}

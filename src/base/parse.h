@@ -15,6 +15,8 @@ bool parse_size(const char *s, uint64_t *ret_bytes);
 bool parse_bool(const char *s, bool *ret_v);
 /* Letters, digits, '.', '_', '-', first a letter or digit; 1 to max bytes: names of agents, keys, policies. */
 bool parse_name(const char *s, size_t max);
+/* 0 to 15, or -1 where c is no hexadecimal digit. */
+int parse_hex_digit(char c);
 /* Bytes of the well-formed UTF-8 character at s (RFC 3629 §4), which has n bytes; 0 where there is none. */
 size_t utf8_sequence(const char *s, size_t n);
 bool utf8_is_valid(const char *s, size_t n);

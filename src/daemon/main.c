@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/parse.h"
 #include "base/service.h"
 #include "daemon/config.h"
 #include "daemon/confine.h"
@@ -113,13 +114,6 @@ static int parse_arguments(int argc, char **argv, Arguments *a) {
 
 /* ---- the store's key ---- */
 
-static int hex_value(char c) {
-        return c >= '0' && c <= '9'   ? c - '0'
-               : c >= 'a' && c <= 'f' ? c - 'a' + 10
-               : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                      : -1;
-}
-
 /* False: said in the log. */
 static bool read_store_key(uint8_t ret_key[static STORE_KEY_SIZE]) {
         const char *dir = service_credentials_dir();
@@ -148,7 +142,7 @@ static bool read_store_key(uint8_t ret_key[static STORE_KEY_SIZE]) {
                 n--;
         good = n == MAIN_KEY_TEXT;
         for (size_t i = 0; good && i < STORE_KEY_SIZE; i++) {
-                int high = hex_value(text[2 * i]), low = hex_value(text[2 * i + 1]);
+                int high = parse_hex_digit(text[2 * i]), low = parse_hex_digit(text[2 * i + 1]);
                 good = high >= 0 && low >= 0;
                 key[i] = (uint8_t)((unsigned)high << 4 | (unsigned)low);
         }
