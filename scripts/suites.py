@@ -11,10 +11,13 @@ import pathlib
 import re
 import subprocess
 import sys
+import threading
 import time
 
 SOURCE = pathlib.Path(__file__).resolve().parent.parent
 SANITIZERS = 'address,undefined'
+# It emulates a machine on one processor for minutes, so it runs beside the others.
+BESIDE = 'vm'
 # Build directory below build/: environment, meson options, the suites that run there (all compile without a warning).
 BUILDS = {
     'gcc': ({'CC': 'gcc'}, [], ['tidy', 'unit', 'fuzz', 'integration', 'e2e', 'vm']),
@@ -83,16 +86,19 @@ def count(record):
 
 
 def watch(process, label, total):
-    """Reads meson's result lines as they come; a progress line where nothing was said for long."""
-    start = told = time.monotonic()
-    done = 0
-    for line in process.stdout:
-        match = re.match(r'\s*(\d+)/(\d+)\s+(.*\S)', line)
-        if match:
-            done = int(match.group(1))
-        if time.monotonic() - told > PROGRESS_S:
-            told = time.monotonic()
-            say(f'  … {label}: {done} of {total or "?"} programs after {told - start:.0f} s')
+    """Waits for meson, whose result lines count what is done; a progress line where nothing was said for long."""
+    start, done = time.monotonic(), []
+
+    def read():
+        for line in process.stdout:
+            if re.match(r'\s*\d+/\d+\s+\S', line):
+                done.append(line)
+    reader = threading.Thread(target=read)
+    reader.start()
+    while reader.is_alive():
+        reader.join(PROGRESS_S)
+        if reader.is_alive():
+            say(f'  … {label}: {len(done)} of {total} programs after {time.monotonic() - start:.0f} s')
     process.wait()
     return time.monotonic() - start
 
@@ -144,17 +150,24 @@ def main():
     parser.add_argument('--bench', action='store_true')
     parser.add_argument('suites', nargs='*')
     args = parser.parse_args()
-    start, totals = time.monotonic(), [0, 0, 0]
+    start, sums, beside = time.monotonic(), [], []
     for name in ['gcc'] if args.fast else BUILDS:
         wanted = [s for s in BUILDS[name][2] if s in args.suites]
         if not wanted:
             continue
         directory = build(name)
         there = tests_of(directory)
-        for suite in wanted:
-            if suite in there:
-                sums = run_suite(directory, name, suite, len(there[suite]))
-                totals = [a + b for a, b in zip(totals, sums)]
+        for suite in sorted(filter(there.get, wanted), key=lambda s: s != BESIDE):
+            work = threading.Thread(target=lambda *of: sums.append(run_suite(*of)),
+                                    args=(directory, name, suite, len(there[suite])))
+            work.start()
+            if suite == BESIDE:
+                beside.append(work)
+            else:
+                work.join()
+    for work in beside:
+        work.join()
+    totals = [sum(s[i] for s in sums) for i in range(3)]
     if args.bench:
         subprocess.run(['meson', 'test', '-C', str(SOURCE / 'build/gcc'), '--benchmark', '--verbose'], cwd=SOURCE)
     say(f'all of it in {time.monotonic() - start:.0f} s')
