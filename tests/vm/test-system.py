@@ -250,7 +250,9 @@ class System:
 
     def test_a_lost_store_is_refused(self):
         self.run("systemctl stop agent-routerd-http.socket agent-routerd-control.socket agent-routerd", check=True, seconds=90)
-        self.run("mkdir /root/kept && mv /var/lib/agent-router/agent-router.db* /root/kept/", check=True)
+        # Not the marker beside it, which says that there is one.
+        self.run("mkdir /root/kept && cd /var/lib/agent-router && for f in agent-router.db agent-router.db-wal agent-router.db-shm; "
+                 "do [ ! -e $f ] || mv $f /root/kept/; done", check=True)
         self.run("timeout 30 systemctl start agent-routerd", seconds=60)
         _, out = self.run("journalctl -b -o cat MESSAGE_ID=7c1d6e3fb0a14d0c9d5e0a4b7be30005 | tail -1; "
                           "ls /var/lib/agent-router/agent-router.db")
