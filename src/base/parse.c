@@ -145,5 +145,8 @@ bool utf8_is_valid(const char *s, size_t n) {
 }
 
 int parse_hex_digit(char c) {
-        return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        if (c >= '0' && c <= '9')
+                return c - '0';
+        c |= 0x20;      /* lower case */
+        return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
