@@ -1,6 +1,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/launch.h"
@@ -11,6 +12,9 @@
 
 /* Descriptors that a message may bring; a SPAWN has one, the others are closed. */
 #define SERVER_FDS_MAX 4
+/* A descriptor was sent, but we had no room for it. */
+#define SERVER_FD_LOST (-2)
+#define SERVER_RETRY_US (100 * USEC_PER_MSEC)
 
 typedef struct ServerReply {
         ListLink link;
@@ -175,6 +179,9 @@ static int server_on_spawn(Server *s, LaunchReader *reader, int *fd) {
                 (void)failure_set(&failure, "limit", EAGAIN,
                                   "the launcher holds %d attempts already; lower limits.running in agent-router.yaml",
                                   LAUNCHER_ATTEMPTS_MAX);
+        else if (r == 0 && *fd == SERVER_FD_LOST)
+                (void)failure_set(&failure, "resources", EMFILE,
+                                  "the prompt's descriptor can't be taken: the launcher has no descriptor left; raise LimitNOFILE= of its service");
         if (failure.error)
                 return error_trace(server_reply_failed(s, &spec.attempt, &failure));
         r = attempt_new(l, &spec, steal_fd(fd), &a);
@@ -275,6 +282,8 @@ static ssize_t server_receive(Server *s, int *ret_fd) {
                         else
                                 fd_close(fds[i]);
         }
+        if (message.msg_flags & MSG_CTRUNC && *ret_fd < 0)
+                *ret_fd = SERVER_FD_LOST;
         return message.msg_flags & MSG_TRUNC ? -EMSGSIZE : n;
 }
 
@@ -431,13 +440,34 @@ static bool server_peer_is_allowed(const Server *s, int fd, uid_t *ret_uid) {
         return peer.uid == 0 || peer.uid == geteuid() || (s->router_uid >= 0 && peer.uid == (uid_t)s->router_uid);
 }
 
+/* The connection that can't be taken stays in the queue, and would wake us at once. */
+static void server_pause_listener(Server *s) {
+        int fd = s->listener.fd;
+
+        log_warning("a router's connection waits: %s", strerror(errno));
+        if (loop_timer_set(&s->launcher->loop, &s->retry, clock_monotonic_us() + SERVER_RETRY_US) < 0)
+                return;
+        loop_remove(&s->launcher->loop, &s->listener);
+        s->paused_fd = fd;
+}
+
+static void server_on_retry(LoopTimer *timer) {
+        Server *s = container_of(timer, Server, retry);
+
+        if (loop_add(&s->launcher->loop, &s->listener, s->paused_fd, EPOLLIN) < 0)
+                (void)!loop_timer_set(&s->launcher->loop, timer, clock_monotonic_us() + SERVER_RETRY_US);
+}
+
 static void server_on_listener(LoopSource *source, uint32_t events) {
         Server *s = container_of(source, Server, listener);
         _cleanup_close_ int fd = accept4(source->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         uid_t uid;
 
-        if (fd < 0)
+        if (fd < 0) {
+                if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+                        server_pause_listener(s);
                 return;
+        }
         if (!server_peer_is_allowed(s, fd, &uid)) {
                 log_warning("connection of uid %d refused: neither root, nor this launcher's user, nor --router-user", (int)uid);
                 return;
@@ -463,6 +493,7 @@ int server_init(Server *s, Launcher *l, int listen_fd, int64_t router_uid) {
                 .router_uid = router_uid,
                 .listener = { .fd = -1, .on_ready = server_on_listener },
                 .conn = { .fd = -1, .on_ready = server_on_conn },
+                .retry.on_timer = server_on_retry,
         };
         list_init(&s->listing);
         list_init(&s->dirty);
@@ -474,5 +505,6 @@ void server_deinit(Server *s) {
         if (!s->launcher)
                 return;
         server_disconnect(s, "the launcher ends");
+        loop_timer_clear(&s->launcher->loop, &s->retry);
         loop_remove(&s->launcher->loop, &s->listener);
 }

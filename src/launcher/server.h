@@ -27,6 +27,8 @@ struct Server {
         Launcher *launcher;
         LoopSource listener;
         LoopSource conn;
+        LoopTimer retry;        /* while no descriptor is left for a new connection */
+        int paused_fd;
         int64_t router_uid;     /* -1: root and ourselves only */
         uint8_t *in;            /* LAUNCH_MESSAGE_MAX bytes while connected */
         bool hello;             /* the router has said HELLO */

@@ -7,10 +7,13 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <sched.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -60,7 +63,6 @@ static void client_exec(Client *c) {
         const char *program = getenv("AR_LAUNCHER");
         size_t n = 0;
 
-        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
         snprintf(pid, sizeof(pid), "%d", (int)getpid());
         for (const char *const *e = (const char *const[]){ "ASAN_OPTIONS", "UBSAN_OPTIONS", "PATH", NULL }; *e; e++)
                 if (getenv(*e) && asprintf(&environment[n], "%s=%s", *e, getenv(*e)) > 0)
@@ -77,8 +79,16 @@ static void client_exec(Client *c) {
         environment[n] = NULL;
         /* Opened before the change of user: the build folder may not be everybody's. */
         int fd = open(program, O_RDONLY | O_CLOEXEC);
+        struct rlimit limit = { c->nofile, c->nofile };
+        if (c->nofile && setrlimit(RLIMIT_NOFILE, &limit) < 0)
+                _exit(126);
+        if (c->masked && (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+                          mount("none", "/proc/sys", "tmpfs", MS_RDONLY, NULL) < 0))
+                _exit(126);
         if (c->plain && geteuid() == 0 && (setgroups(0, NULL) < 0 || setgid(c->uid) < 0 || setuid(c->uid) < 0))
                 _exit(126);
+        /* After the change of user, which clears it. */
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (dup2(c->listen_fd, 3) < 0 || fcntl(3, F_SETFD, 0) < 0)
                 _exit(126);
         const char *const argv[] = { "agent-router-launcher", "--seccomp-dir", client_path(c, "seccomp"), NULL };
@@ -114,11 +124,23 @@ static void client_copy_profile(Client *c) {
 }
 
 void client_start(Client *c, bool plain, const char *extra) {
+        *c = (Client){};
+        client_start_limited(c, plain, extra);
+}
+
+void client_start_limited(Client *c, bool plain, const char *extra) {
         static const char *const folders[] = { "state", "run", "config", "ws", "credentials", "seccomp", "outside" };
         _cleanup_free_ char *yaml = NULL;
 
         /* A test that is killed takes its launchers with it, and those their sandboxes. */
-        *c = (Client){ .plain = plain || geteuid() != 0, .fd = -1, .listen_fd = -1, .notify_fd = -1 };
+        *c = (Client){
+                .plain = plain || geteuid() != 0,
+                .masked = c->masked,
+                .nofile = c->nofile,
+                .fd = -1,
+                .listen_fd = -1,
+                .notify_fd = -1,
+        };
         c->uid = geteuid() != 0 ? geteuid() : plain ? CLIENT_PLAIN_UID : 65534;
         snprintf(c->dir, sizeof(c->dir), "/tmp/test-launcher-XXXXXX");
         assert_non_null(mkdtemp(c->dir));

@@ -15,6 +15,8 @@
 typedef struct Client {
         char dir[64];           /* holds state run config ws credentials seccomp */
         bool plain;             /* as CLIENT_PLAIN_UID, or as whoever runs the test */
+        bool masked;            /* behind an over-mounted /proc, as in a container */
+        unsigned nofile;        /* descriptors that the launcher may have; 0: as we may */
         uid_t uid;              /* of tasks */
         pid_t pid;              /* the launcher */
         int listen_fd;
@@ -47,6 +49,8 @@ typedef struct Run {
 
 /* Makes the folders and starts the launcher; extra is YAML below `sandbox:`, indented by two. */
 void client_start(Client *c, bool plain, const char *extra);
+/* The same with c->masked and c->nofile set before; the other fields are overwritten. */
+void client_start_limited(Client *c, bool plain, const char *extra);
 /* Starts it again in the same folders. */
 void client_restart(Client *c);
 /* SIGTERM and the folders removed; the exit status must be 0. */

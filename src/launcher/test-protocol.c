@@ -516,6 +516,41 @@ static void test_strangers_are_refused(void **state) {
         run_deinit(&run);
 }
 
+/* At the limit of descriptors a spawn fails with a sentence, what runs goes on, and room that comes back is used. */
+static void test_no_descriptor_left(void **state) {
+        Client c = { .nofile = 48 };
+        bool failed = false;
+        Id attempts[32];
+        Message m;
+        size_t n = 0;
+        Run run;
+
+        client_start_limited(&c, false, NULL);
+        while (!failed) {
+                assert_in_range(n, 0, ELEMENTSOF(attempts) - 1);
+                client_spawn(&c, &attempts[n++], "echo up; sleep 1000");
+                do
+                        assert_true(client_receive(&c, &m));
+                while (m.type == LAUNCH_SPAWNED);
+                failed = m.type == LAUNCH_SPAWN_FAILED;
+        }
+        /* Ours or the child's, which begins with copies of ours. */
+        assert_int_equal(m.error, EMFILE);
+        assert_true(m.text[0]);
+        assert_true(n > 3);
+        for (size_t i = 0; i < n - 1; i++) {
+                client_tell(&c, LAUNCH_KILL, &attempts[i], 0);
+                client_collect(&c, &attempts[i], &run);
+                assert_int_equal(run.last.type, LAUNCH_EXITED);
+                run_deinit(&run);
+                client_tell(&c, LAUNCH_FORGET, &attempts[i], 0);
+        }
+        client_run(&c, &run, "echo again");
+        assert_string_equal((char *)buf_data(&run.out), "again\n");
+        run_deinit(&run);
+        client_stop(&c);
+}
+
 static void test_many_at_once(void **state) {
         Client *c = *state;
         Id attempts[40];
@@ -565,6 +600,7 @@ int main(void) {
                 TEST(test_malformed_messages_end_the_connection),
                 TEST(test_strangers_are_refused),
                 TEST(test_many_at_once),
+                cmocka_unit_test(test_no_descriptor_left),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

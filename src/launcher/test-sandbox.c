@@ -7,11 +7,14 @@
 #include <cmocka.h>
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -438,6 +441,47 @@ static void test_failures_name_the_way_out(void **state) {
         run_deinit(&run);
 }
 
+/* A container's /proc, masked: a plain user gets no fresh one. It is said, and what is shown instead is closed. */
+static void test_masked_proc(void **state) {
+        static const char *const environment[] = { "SECRET=of-the-host", NULL };
+        Client c = { .masked = true };
+        char script[256];
+        const char *text;
+        pid_t pid;
+
+        if (geteuid() != 0) {
+                print_message("skipped: needs root to mask /proc\n");
+                skip();
+        }
+        client_start_limited(&c, true, NULL);
+        if (client_has(&c, "proc.fresh")) {
+                client_stop(&c);
+                fail_msg("a fresh /proc in spite of the mask");
+        }
+        expect_failed(&c, LAUNCH_ATTR_REQUIRE, "proc.fresh", 10, "require", "masked");
+        pid = fork();
+        if (pid == 0) {
+                if (setgid(c.uid) < 0 || setuid(c.uid) < 0 || prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
+                        _exit(126);
+                execle("/bin/sleep", "sleep", "1000.4477", NULL, environment);
+                _exit(127);
+        }
+        assert_true(pid > 0);
+        client_wait_process("1000.4477", true);
+        snprintf(script, sizeof(script),
+                 "cat /proc/%d/environ 2>/dev/null; ls /proc/%d/cwd/ 2>/dev/null; readlink /proc/%d/fd/0; "
+                 "grep -c '^Name:' /proc/self/status; kill %d 2>/dev/null; node -v >/dev/null 2>&1; echo done",
+                 pid, pid, pid, pid);
+        text = run_ok(&c, script);
+        if (client_has(&c, "landlock"))
+                assert_string_equal(text, "1\ndone\n");
+        else
+                assert_null(strstr(text, "SECRET"));
+        assert_int_equal(kill(pid, SIGKILL), 0);
+        assert_int_equal(waitpid(pid, NULL, 0), pid);
+        client_stop(&c);
+}
+
 int main(int argc, char **argv) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_identity),         cmocka_unit_test(test_no_privileges),
@@ -449,6 +493,7 @@ int main(int argc, char **argv) {
                 cmocka_unit_test(test_workspaces),       cmocka_unit_test(test_read_only_paths),
                 cmocka_unit_test(test_home_files),       cmocka_unit_test(test_users),
                 cmocka_unit_test(test_credentials),      cmocka_unit_test(test_failures_name_the_way_out),
+                cmocka_unit_test(test_masked_proc),
         };
 
         if (argc > 1 && streq(argv[1], "plain"))
