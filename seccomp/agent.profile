@@ -1,6 +1,14 @@
 # What an agent CLI and the developer tools that it starts (git, compilers, make, python, node) may ask of the kernel.
-# The format is described in src/launcher/profile.h; an administrator may put more profiles beside this one and name
-# them in an agent's manifest.
+# More profiles may be put beside this one, as NAME.profile, and named in an agent's manifest.
+#
+# One rule a line:
+#   default errno ENOSYS          what every call that is not named answers; the first rule
+#   allow CALL…                   these calls pass
+#   deny ERRNO CALL…              these answer this errno
+#   deny ERRNO CALL if argN == VALUE             also != < <= > >=; N from 0 to 5
+#   deny ERRNO CALL if argN & MASK == VALUE
+# A deny with a condition wins over an allow of the same call. Values are numbers, 0x…, or names such as AF_UNIX,
+# CLONE_NEWUSER, TIOCSTI. A call's name that this machine does not know is skipped.
 #
 # A call that is not named answers ENOSYS, as on a kernel that is too old for it, so programs fall back. What is
 # forbidden on purpose answers EPERM. io_uring is refused because a ring's operations are not seen by seccomp.

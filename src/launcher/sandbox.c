@@ -154,15 +154,26 @@ static int sandbox_drop(const Sandbox *s, Failure *failure) {
         return 0;
 }
 
+/*
+ * No core of an agent, whose memory holds the prompt. To a core_pattern that is a pipe a limit of 0 means nothing,
+ * but 1 is never piped and too small for a file (core(5)). It needs our rights still, where our own limit is 0 already.
+ */
+static int sandbox_forbid_cores(Failure *failure) {
+        const struct rlimit one = { .rlim_cur = 1, .rlim_max = 1 }, none = {};
+
+        if (setrlimit(RLIMIT_CORE, &one) < 0 && setrlimit(RLIMIT_CORE, &none) < 0)
+                return failure_set(failure, "rlimits", errno, "core files can't be forbidden: %s", strerror(errno));
+        return 0;
+}
+
 static int sandbox_set_limits(const Sandbox *s, Failure *failure) {
         const struct rlimit
-                core = {},
                 files = { .rlim_cur = SANDBOX_NOFILE_SOFT, .rlim_max = SANDBOX_NOFILE_HARD },
                 size = { .rlim_cur = SANDBOX_FSIZE_MAX, .rlim_max = SANDBOX_FSIZE_MAX };
         rlim_t processes = s->caps->userns && s->pids_max ? s->pids_max + 1 : SANDBOX_NPROC_SHARED;
         struct rlimit limit;
 
-        if (setrlimit(RLIMIT_CORE, &core) < 0 || setrlimit(RLIMIT_FSIZE, &size) < 0)
+        if (setrlimit(RLIMIT_FSIZE, &size) < 0)
                 return failure_set(failure, "rlimits", errno, "resource limits can't be set: %s", strerror(errno));
         /* The hard limit may be lower already; then it is the limit. */
         if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
@@ -251,7 +262,9 @@ static int sandbox_enter(Sandbox *s, Failure *failure) {
         (void)unshare(CLONE_NEWCGROUP);
         if (!s->spec->network)
                 sandbox_loopback_up();
-        r = sandbox_drop(s, failure);
+        r = sandbox_forbid_cores(failure);
+        if (!r)
+                r = sandbox_drop(s, failure);
         if (!r)
                 r = sandbox_set_limits(s, failure);
         if (!r && s->caps->landlock_abi > 0)
