@@ -27,7 +27,7 @@ step() {
                         say "$title …"
                         said=1
                 elif [ -n "$said" ] && [ $((SECONDS - start)) -ge $((said + 30)) ]; then
-                        say "  … $((SECONDS - start)) s: $(tail -n 1 "$log" | tr '\r' '\n' | tail -n 1 | cut -c1-90)"
+                        say "  … $((SECONDS - start)) s: $(tail -c 400 "$log" | tr '\r' '\n' | grep . | tail -n 1 | cut -c1-90)"
                         said=$((SECONDS - start))
                 fi
                 sleep 0.2
