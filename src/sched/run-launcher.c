@@ -109,7 +109,6 @@ static Worker *on_listed(LauncherClient *client, const Id *attempt, uint32_t pid
                 SchedRun *run = container_of(i, SchedRun, link);
                 if (!id_equal(&run->attempt->id, attempt))
                         continue;
-                run->listed = true;
                 if (!run->worker) {
                         const uint64_t offsets[2] = { run->streams[0].committed, run->streams[1].committed };
                         if (worker_adopt(client, attempt, offsets, run, &run->worker))
@@ -139,10 +138,9 @@ static void on_ready(LauncherClient *client, const Id *generation) {
                   "connected to the launcher");
         list_for_each_safe(i, &s->runs) {
                 SchedRun *run = container_of(i, SchedRun, link);
-                bool listed = run->listed, same = id_equal(&run->attempt->generation, generation);
+                bool same = id_equal(&run->attempt->generation, generation);
 
-                run->listed = false;
-                if (listed || run->phase == RUN_ENDING)
+                if ((run->worker && run->worker->listed) || run->phase == RUN_ENDING)
                         continue;
                 if (run->phase == RUN_EXITED) {
                         /* Its exit record was here already; only the launcher's copy is gone. */

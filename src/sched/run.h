@@ -58,7 +58,6 @@ struct SchedRun {
         StoreWait wait;
         bool waiting;
         bool dirty;                     /* something was written since the wait began */
-        bool listed;                    /* the launcher's LIST has confirmed it */
         bool blocked;                   /* the store was full: output waits for the next try */
         bool stale;                     /* the adapter has seen lines that the store undid */
         bool has_result;                /* a `result` event was stored */

@@ -544,6 +544,19 @@ static void test_launcher_lost(void **state) {
         world_finish(&w, &once);
         assert_ended(&w, &once, TASK_SUCCEEDED, NULL, "well");
         assert_int_equal(w.launcher.n, 6);
+
+        /* A launcher that dies while it lists, after it has named the attempt: the next one does not hold it. */
+        once = world_submit(&w, &(TaskSpec){ .agent = "text" });
+        world_spawned(&w, 6);
+        world_pass(&w, USEC_PER_SEC);
+        w.launcher.list_unended = true;
+        fake_hang_up(&w.launcher);
+        world_pass(&w, USEC_PER_SEC);
+        assert_int_equal(world_state(&w, &once), TASK_RUNNING);
+        w.launcher.list_unended = false;
+        fake_restart(&w.launcher);
+        world_finish(&w, &once);
+        assert_ended(&w, &once, TASK_FAILED, "lost", NULL);
         world_deinit(&w);
 }
 
@@ -723,11 +736,23 @@ static void assert_task_is_over(World *w, const Id *id) {
         assert_int_equal(count(events, "\"state\":\"running\""), task->n_attempts);
 }
 
+static unsigned the_seed;       /* 0: no run has failed */
+
+static int tell_seed(void **state) {
+        if (the_seed)
+                print_message("# again: SCHED_SEED=%u\n", the_seed);
+        return 0;
+}
+
+/* SCHED_SEED=N runs that seed alone; SCHED_SEEDS=N that many: for a long look by hand. */
 static void test_random(void **state) {
         uint64_t end_us = clock_monotonic_us() + 6 * USEC_PER_SEC;
-        unsigned seed;
+        const char *one = getenv("SCHED_SEED"), *many = getenv("SCHED_SEEDS");
+        unsigned first = one ? (unsigned)strtoul(one, NULL, 10) : 1, seed;
+        unsigned last = one ? first : many ? (unsigned)strtoul(many, NULL, 10) : 300;
 
-        for (seed = 1; seed <= 300 && (seed <= 10 || clock_monotonic_us() < end_us); seed++) {
+        for (seed = first; seed <= last && (one || many || seed <= 10 || clock_monotonic_us() < end_us); seed++) {
+                the_seed = seed;
                 Id ids[24];
                 size_t n = 0;
                 World w;
@@ -805,7 +830,8 @@ static void test_random(void **state) {
                         world_run_until(&w, w.launcher.attempts[i]->forgotten);
                 world_deinit(&w);
         }
-        print_message("# %u seeds\n", seed - 1);
+        the_seed = 0;
+        print_message("# seeds %u to %u\n", first, seed - 1);
 }
 
 int main(void) {
@@ -823,7 +849,7 @@ int main(void) {
                 cmocka_unit_test(test_crash_every_step),
                 cmocka_unit_test(test_full),
                 cmocka_unit_test(test_full_spawn_failed),
-                cmocka_unit_test(test_random),
+                cmocka_unit_test_teardown(test_random, tell_seed),
         };
         return cmocka_run_group_tests_name("sched-run", tests, NULL, NULL);
 }

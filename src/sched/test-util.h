@@ -46,6 +46,7 @@ typedef struct FakeLauncher {
         bool auto_spawn;                /* answers a SPAWN at once */
         bool obey_kill;                 /* a killed attempt exits by SIGTERM */
         bool deaf;                      /* a SPAWN gets lost with the connection */
+        bool list_unended;              /* dies before the end of its LIST */
         size_t chunk;                   /* bytes of an OUTPUT; 0: LAUNCH_OUTPUT_MAX */
         FakeAttempt *attempts[FAKE_ATTEMPTS_MAX];       /* in the order of their first SPAWN */
         size_t n;
@@ -172,6 +173,8 @@ static inline void fake_say_list(FakeLauncher *l) {
                 }
                 fake_send(l, &m, -1);
         }
+        if (l->list_unended)
+                return;
         fake_begin(&m, LAUNCH_LIST_END, NULL);
         fake_send(l, &m, -1);
 }
@@ -181,6 +184,9 @@ static inline void fake_kill(FakeLauncher *l, FakeAttempt *a, uint32_t grace_ms)
         a->grace_ms = grace_ms;
         if (a->exited || !l->obey_kill)
                 return;
+        /* Started, in any case: who asked for it hears so before it hears of the end. */
+        if (!a->answered)
+                fake_spawned(l, a);
         a->killed = true;
         fake_exit(a, LAUNCH_HOW_SIGNALLED, 15);
 }
