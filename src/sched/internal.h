@@ -83,4 +83,3 @@ bool run_cancel_ending(SchedRun *run) _must_check_;
 void run_retry(SchedRun *run);
 SchedRun *run_free(SchedRun *run);
 SchedRun *run_from_link(ListLink *link);
-SchedTask *run_task(SchedRun *run);

@@ -20,10 +20,6 @@ SchedRun *run_from_link(ListLink *link) {
         return container_of(link, SchedRun, link);
 }
 
-SchedTask *run_task(SchedRun *run) {
-        return run->task;
-}
-
 SchedRun *run_free(SchedRun *run) {
         if (!run)
                 return NULL;
