@@ -215,13 +215,7 @@ static bool conn_may_send(const Conn *c, size_t n) {
 
 static void conn_replace_large(Request *q, unsigned status, const char *detail) {
         log_warning("a response of %zu bytes is dropped: %s", buf_size(&q->out), detail);
-        buf_clear(&q->out);
-        free(steal_ptr(&q->location));
-        q->status = status;
-        q->content_type_out = "application/problem+json";
-        if (buf_printf(&q->out, "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%u,\"detail\":\"%s\"}\n",
-                       http_status_text(status), status, detail))
-                buf_clear(&q->out);
+        request_set_problem(q, status, NULL, detail);
 }
 
 void conn_respond(Conn *c, Request *q) {
@@ -283,18 +277,14 @@ static void conn_refuse(Conn *c, unsigned status, const char *reason) {
 
         c->refused = true;
         metric_add(metric_get(c->api->metric.requests, status == 408 ? "408" : "refused"), 1);
-        r = buf_printf(&body, "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%u,\"detail\":", http_status_text(status), status);
-        r = r ?: json_append_string(&body, reason, strlen(reason));
-        r = r ?: buf_append_str(&body, "}\n");
+        r = problem_append(&body, status, NULL, reason);
         if (!r)
                 r = conn_write(c, &(Http1Response){
                         .status = status, .content_type = "application/problem+json",
                         .body = buf_data(&body), .n_body = buf_size(&body), .close = true,
                 });
         buf_deinit(&body);
-        if (c->request) {
-                request_free(steal_ptr(&c->request));
-        }
+        c->request = request_free(c->request);
         if (r)
                 conn_close(c);
         else

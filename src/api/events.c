@@ -193,16 +193,9 @@ int api_task_events(Request *q) {
         uint64_t v = 0;
         int r;
 
-        if (!id_parse(q->params[0], &q->task_id))
-                r = STORE_E_NOT_FOUND;
-        else
-                r = store_task_load(q->api->store, &q->task_id, 0, &task);
-        if (r == STORE_E_NOT_FOUND || (!r && !request_may_see(q, task->principal))) {
-                request_problem(q, 404, NULL, "there is no such task");
+        task = request_task(q, 0);
+        if (!task)
                 return 0;
-        }
-        if (r)
-                return r;
         if (request_query(q, "include", &include) && !streq(include, "raw")) {
                 request_problem(q, 400, NULL, "include: expected raw");
                 return 0;

@@ -92,7 +92,6 @@ struct Request {
         /* waiting for durability, or for a task's end */
         StoreWait wait;
         int (*on_durable)(Request *request);    /* after the commit, before the response; 0, or -errno */
-        void (*on_undone)(Request *request);    /* the commit failed */
         void *context;
         SchedWatch watch;
         Timer timer;
@@ -138,6 +137,10 @@ void request_finish(Request *request);
 void request_send(Request *request);
 /* A problem+json response; pointer NULL: no errors[]. Then as request_finish(). */
 void request_problem(Request *request, unsigned status, const char *pointer, const char *format, ...) _printf_(4, 5);
+/* The same without sending it: for a response that can't be given. */
+void request_set_problem(Request *request, unsigned status, const char *pointer, const char *detail);
+/* The document itself (RFC 9457). */
+int problem_append(Buf *out, unsigned status, const char *pointer, const char *detail) _must_check_;
 void request_json_problem(Request *request, const JsonError *error);
 /* A store or scheduler result that no handler expects: 503 where writes are refused, else 500. */
 void request_failed(Request *request, int error);
@@ -147,13 +150,14 @@ void request_abandon(Request *request);
 bool request_query(const Request *request, const char *name, char **ret_value);
 /* The body as a JSON object. NULL: a problem was sent. */
 json_object *request_json(Request *request);
+/* The task {id} with these parts, where the caller may see it; the caller frees. NULL: a problem was sent. */
+StoreTask *request_task(Request *request, int parts);
 /* Prefer: wait=N (RFC 7240 §4.3): seconds, 0 where not asked for. */
 unsigned request_prefer_wait(const Request *request);
 /* Answers when the task has ended or after wait_s; calls fn then. True: it waits. */
 bool request_wait_for_task(Request *request, const Id *id, unsigned wait_s, void (*fn)(Request *request));
 /* Ends such a wait early: the answer is the task as it is. */
 void request_stop_waiting(Request *request);
-bool request_may_see(const Request *request, const char *principal);
 
 /* ---- conn.c ---- */
 void conn_accept(ApiListener *listener, int fd);

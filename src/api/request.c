@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/parse.h"
+#include "proto/http1.h"
 
 static void on_timer(Timer *timer);
 
@@ -83,37 +84,51 @@ void request_send(Request *q) {
                 request_free(q);
 }
 
+int problem_append(Buf *out, unsigned status, const char *pointer, const char *detail) {
+        int r;
+
+        r = buf_printf(out, "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%u,\"detail\":", http_status_text(status),
+                       status);
+        r = r ?: json_append_string(out, detail, strlen(detail));
+        if (!r && pointer) {
+                r = buf_append_str(out, ",\"errors\":[{\"pointer\":");
+                r = r ?: json_append_string(out, pointer, strlen(pointer));
+                r = r ?: buf_append_str(out, ",\"detail\":");
+                r = r ?: json_append_string(out, detail, strlen(detail));
+                r = r ?: buf_append_str(out, "}]");
+        }
+        return r ?: buf_append_str(out, "}\n");
+}
+
+void request_set_problem(Request *q, unsigned status, const char *pointer, const char *detail) {
+        buf_clear(&q->out);
+        free(steal_ptr(&q->location));
+        q->status = status;
+        q->content_type_out = "application/problem+json";
+        if (problem_append(&q->out, status, pointer, detail))
+                buf_clear(&q->out);     /* no memory for words: the status still says it */
+}
+
 static void on_durable(StoreWait *wait, int error) {
         Request *q = container_of(wait, Request, wait);
+        int (*fn)(Request *) = q->on_durable;
+        char detail[SCHED_DETAIL_MAX];
         int r;
 
         q->waiting = false;
+        q->on_durable = NULL;
         if (error) {
-                if (q->on_undone)
-                        q->on_undone(q);
-                q->on_durable = NULL;
-                q->on_undone = NULL;
-                if (q->status >= 400) {
-                        request_send(q);        /* it promised nothing */
-                        return;
+                /* A refusal promised nothing. */
+                if (q->status < 400) {
+                        snprintf(detail, sizeof(detail), "what was asked for could not be made durable, and is undone: %s",
+                                 store_failure(q->api->store) ?: "the store failed");
+                        q->retry_after_s = 5;
+                        request_set_problem(q, 503, NULL, detail);
                 }
-                buf_clear(&q->out);
-                free(steal_ptr(&q->location));
-                q->status = 503;
-                q->retry_after_s = 5;
-                q->content_type_out = "application/problem+json";
-                r = buf_printf(&q->out, "{\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\"detail\":"
-                               "\"what was asked for could not be made durable, and is undone: %s\"}",
-                               store_failure(q->api->store) ?: "the store failed");
-                if (r)
-                        buf_clear(&q->out);
                 request_send(q);
                 return;
         }
-        if (q->on_durable) {
-                int (*fn)(Request *) = q->on_durable;
-                q->on_durable = NULL;
-                q->on_undone = NULL;
+        if (fn) {
                 r = fn(q);
                 if (r)
                         log_error("a request failed after its commit: %s", strerror(-r));
@@ -135,49 +150,14 @@ void request_abandon(Request *q) {
         request_free(q);
 }
 
-static const char *status_title(unsigned status) {
-        switch (status) {
-        case 400: return "Bad Request";
-        case 401: return "Unauthorized";
-        case 403: return "Forbidden";
-        case 404: return "Not Found";
-        case 405: return "Method Not Allowed";
-        case 409: return "Conflict";
-        case 410: return "Gone";
-        case 413: return "Content Too Large";
-        case 415: return "Unsupported Media Type";
-        case 422: return "Unprocessable Content";
-        case 429: return "Too Many Requests";
-        case 501: return "Not Implemented";
-        case 503: return "Service Unavailable";
-        default: return "Internal Server Error";
-        }
-}
-
 void request_problem(Request *q, unsigned status, const char *pointer, const char *format, ...) {
         char detail[SCHED_DETAIL_MAX];
         va_list ap;
-        int r;
 
         va_start(ap, format);
         vsnprintf(detail, sizeof(detail), format, ap);
         va_end(ap);
-
-        buf_clear(&q->out);
-        q->status = status;
-        q->content_type_out = "application/problem+json";
-        r = buf_printf(&q->out, "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%u,\"detail\":", status_title(status), status);
-        r = r ?: json_append_string(&q->out, detail, strlen(detail));
-        if (!r && pointer) {
-                r = buf_append_str(&q->out, ",\"errors\":[{\"pointer\":");
-                r = r ?: json_append_string(&q->out, pointer, strlen(pointer));
-                r = r ?: buf_append_str(&q->out, ",\"detail\":");
-                r = r ?: json_append_string(&q->out, detail, strlen(detail));
-                r = r ?: buf_append_str(&q->out, "}]");
-        }
-        r = r ?: buf_append_str(&q->out, "}\n");
-        if (r)
-                buf_clear(&q->out);     /* no memory for words: the status still says it */
+        request_set_problem(q, status, pointer, detail);
         q->on_durable = NULL;
         request_finish(q);
 }
@@ -256,6 +236,24 @@ json_object *request_json(Request *q) {
         return o;
 }
 
+StoreTask *request_task(Request *q, int parts) {
+        _cleanup_(store_task_freep) StoreTask *task = NULL;
+        int r = STORE_E_NOT_FOUND;
+
+        if (id_parse(q->params[0], &q->task_id))
+                r = store_task_load(q->api->store, &q->task_id, parts, &task);
+        /* Someone else's task is as good as none: its existence is not told. */
+        if (!r && q->principal.role != ROLE_ADMIN && !streq(q->principal.name, task->principal))
+                r = STORE_E_NOT_FOUND;
+        if (!r)
+                return steal_ptr(&task);
+        if (r == STORE_E_NOT_FOUND)
+                request_problem(q, 404, NULL, "there is no such task");
+        else
+                request_failed(q, r);
+        return NULL;
+}
+
 unsigned request_prefer_wait(const Request *q) {
         uint64_t v;
 
@@ -324,8 +322,4 @@ bool request_wait_for_task(Request *q, const Id *id, unsigned wait_s, void (*fn)
 void request_stop_waiting(Request *q) {
         if (q->watching)
                 wait_over(q);
-}
-
-bool request_may_see(const Request *q, const char *principal) {
-        return q->principal.role == ROLE_ADMIN || streq(q->principal.name, principal);
 }

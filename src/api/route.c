@@ -2,7 +2,7 @@
 
 #include "api/internal.h"
 #include "base/error.h"
-#include "base/parse.h"
+#include "proto/http1.h"
 
 const Route api_routes[] = {
         { API_POST, "/tasks", api_task_post, ROLE_SUBMITTER, NULL },
@@ -22,26 +22,12 @@ const Route api_routes[] = {
 };
 const size_t api_n_routes = ELEMENTSOF(api_routes);
 
-/* Decodes one path segment (RFC 3986 §2.1); NULL where it is malformed or holds NUL. */
+/* Decodes one path segment; NULL where it is malformed or holds NUL. */
 static char *segment_decode(const char *s, size_t n) {
-        char *value = malloc(n + 1), *p = value;
+        _cleanup_(buf_deinit) Buf value = BUF_NULL;
+        char *text;
 
-        for (size_t i = 0; value && i < n; i++) {
-                int c = (unsigned char)s[i];
-                if (c == '%') {
-                        c = i + 2 < n && parse_hex_digit(s[i + 1]) >= 0 && parse_hex_digit(s[i + 2]) >= 0
-                          ? parse_hex_digit(s[i + 1]) << 4 | parse_hex_digit(s[i + 2]) : 0;
-                        i += 2;
-                }
-                if (!c) {
-                        free(value);
-                        return NULL;
-                }
-                *p++ = (char)c;
-        }
-        if (value)
-                *p = 0;
-        return value;
+        return http_percent_decode(s, n, &value) && buf_take_str(&value, &text) == 0 ? text : NULL;
 }
 
 static bool route_match(const char *pattern, const char *path, char *ret_params[static REQUEST_PARAMS_MAX]) {

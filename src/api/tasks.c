@@ -269,26 +269,6 @@ static int answer_task(Request *q, const StoreTask *task) {
         return r;
 }
 
-static int load_visible(Request *q, int parts, StoreTask **ret_task) {
-        _cleanup_(store_task_freep) StoreTask *task = NULL;
-        int r;
-
-        if (!id_parse(q->params[0], &q->task_id))
-                return STORE_E_NOT_FOUND;
-        r = store_task_load(q->api->store, &q->task_id, parts, &task);
-        if (r)
-                return r;
-        /* Someone else's task is as good as none: its existence is not told. */
-        if (!request_may_see(q, task->principal))
-                return STORE_E_NOT_FOUND;
-        *ret_task = steal_ptr(&task);
-        return 0;
-}
-
-static void problem_no_task(Request *q) {
-        request_problem(q, 404, NULL, "there is no such task");
-}
-
 /* Loads the task anew and answers with it: after a wait, and after a cancel. */
 static void answer_again(Request *q) {
         _cleanup_(store_task_freep) StoreTask *task = NULL;
@@ -328,13 +308,9 @@ int api_task_get(Request *q) {
                         p += n;
                 }
         }
-        r = load_visible(q, STORE_TASK_RESULT | (q->with_prompt ? STORE_TASK_PROMPT : 0), &task);
-        if (r == STORE_E_NOT_FOUND) {
-                problem_no_task(q);
+        task = request_task(q, STORE_TASK_RESULT | (q->with_prompt ? STORE_TASK_PROMPT : 0));
+        if (!task)
                 return 0;
-        }
-        if (r)
-                return r;
         if (!task_state_is_final(task->state) &&
             request_wait_for_task(q, &task->id, request_prefer_wait(q), answer_again))
                 return 0;
@@ -450,13 +426,9 @@ int api_task_cancel(Request *q) {
                 request_problem(q, 400, "", "expected no body");
                 return 0;
         }
-        r = load_visible(q, 0, &task);
-        if (r == STORE_E_NOT_FOUND) {
-                problem_no_task(q);
+        task = request_task(q, 0);
+        if (!task)
                 return 0;
-        }
-        if (r)
-                return r;
         r = store_begin(q->api->store);
         if (r)
                 return r;
