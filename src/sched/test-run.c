@@ -4,6 +4,10 @@
 
 #include "sched/test-util.h"
 
+#include <inttypes.h>
+
+#include "base/parse.h"
+
 /* ---- a store that is full when the test says so ---- */
 
 int __real_store_event_append(Store *store, const Id *task_id, const StoreEvent *event, uint64_t *ret_seq);
@@ -736,11 +740,11 @@ static void assert_task_is_over(World *w, const Id *id) {
         assert_int_equal(count(events, "\"state\":\"running\""), task->n_attempts);
 }
 
-static unsigned the_seed;       /* 0: no run has failed */
+static uint64_t the_seed;       /* 0: no run has failed */
 
 static int tell_seed(void **state) {
         if (the_seed)
-                print_message("# again: SCHED_SEED=%u\n", the_seed);
+                print_message("# again: SCHED_SEED=%" PRIu64 "\n", the_seed);
         return 0;
 }
 
@@ -748,9 +752,13 @@ static int tell_seed(void **state) {
 static void test_random(void **state) {
         uint64_t end_us = clock_monotonic_us() + 6 * USEC_PER_SEC;
         const char *one = getenv("SCHED_SEED"), *many = getenv("SCHED_SEEDS");
-        unsigned first = one ? (unsigned)strtoul(one, NULL, 10) : 1, seed;
-        unsigned last = one ? first : many ? (unsigned)strtoul(many, NULL, 10) : 300;
+        uint64_t first = 1, last = 300, seed;
 
+        if (one) {
+                assert_true(parse_u64(one, &first));
+                last = first;
+        } else if (many)
+                assert_true(parse_u64(many, &last));
         for (seed = first; seed <= last && (one || many || seed <= 10 || clock_monotonic_us() < end_us); seed++) {
                 the_seed = seed;
                 Id ids[24];
@@ -831,7 +839,7 @@ static void test_random(void **state) {
                 world_deinit(&w);
         }
         the_seed = 0;
-        print_message("# seeds %u to %u\n", first, seed - 1);
+        print_message("# seeds %" PRIu64 " to %" PRIu64 "\n", first, seed - 1);
 }
 
 int main(void) {
