@@ -1,5 +1,6 @@
 #include "base/error.h"
 #include "base/launch.h"
+#include "base/parse.h"
 
 typedef struct LaunchAttrHeader {
         uint16_t type;
@@ -65,6 +66,19 @@ int launch_add_id(Buf *b, LaunchAttr attr, const Id *id) {
         return launch_add(b, attr, id->bytes, sizeof(id->bytes));
 }
 
+int launch_add_gpu(Buf *b, const LaunchGpu *gpu) {
+        uint8_t data[16 + LAUNCH_GPU_NAME_SIZE + LAUNCH_GPU_UUID_SIZE];
+        size_t n_name = strnlen(gpu->name, LAUNCH_GPU_NAME_SIZE - 1), n_uuid = strnlen(gpu->uuid, LAUNCH_GPU_UUID_SIZE - 1);
+
+        memcpy(data, &gpu->index, sizeof(gpu->index));
+        memcpy(data + 4, &gpu->shares, sizeof(gpu->shares));
+        memcpy(data + 8, &gpu->memory, sizeof(gpu->memory));
+        memcpy(data + 16, gpu->name, n_name);
+        data[16 + n_name] = 0;
+        memcpy(data + 16 + n_name + 1, gpu->uuid, n_uuid);
+        return launch_add(b, LAUNCH_ATTR_GPU_INFO, data, 16 + n_name + 1 + n_uuid);
+}
+
 int launch_open(LaunchReader *reader, const void *data, size_t n) {
         LaunchHeader header;
 
@@ -128,5 +142,43 @@ bool launch_str(const uint8_t *data, size_t n, char **ret_s) {
                 s[n] = 0;
         }
         *ret_s = s;
+        return true;
+}
+
+bool launch_gpu_name_is_valid(const char *name) {
+        size_t n = strnlen(name, LAUNCH_GPU_NAME_SIZE);
+
+        if (n == 0 || n == LAUNCH_GPU_NAME_SIZE || !utf8_is_valid(name, n))
+                return false;
+        for (size_t i = 0; i < n; i++)
+                if ((uint8_t)name[i] < ' ' || name[i] == 0x7f)
+                        return false;
+        return true;
+}
+
+bool launch_gpu(const uint8_t *data, size_t n, LaunchGpu *ret_gpu) {
+        LaunchGpu gpu = {};
+        const uint8_t *nul;
+        size_t n_name, n_uuid;
+
+        if (n < 17)
+                return false;
+        memcpy(&gpu.index, data, sizeof(gpu.index));
+        memcpy(&gpu.shares, data + 4, sizeof(gpu.shares));
+        memcpy(&gpu.memory, data + 8, sizeof(gpu.memory));
+        nul = memchr(data + 16, 0, n - 16);
+        if (!nul)
+                return false;
+        n_name = (size_t)(nul - data) - 16;
+        n_uuid = n - 16 - n_name - 1;
+        if (n_name >= sizeof(gpu.name) || n_uuid >= sizeof(gpu.uuid) || memchr(nul + 1, 0, n_uuid))
+                return false;
+        memcpy(gpu.name, data + 16, n_name);
+        memcpy(gpu.uuid, nul + 1, n_uuid);
+        if (gpu.index >= LAUNCH_GPUS_MAX || gpu.shares == 0 || gpu.shares > LAUNCH_GPU_SHARES_MAX)
+                return false;
+        if (!launch_gpu_name_is_valid(gpu.name) || (n_uuid && !parse_name(gpu.uuid, sizeof(gpu.uuid) - 1)))
+                return false;
+        *ret_gpu = gpu;
         return true;
 }

@@ -9,7 +9,7 @@
  * added or changes meaning, and both ends speak the lower version of the two HELLOs (N−1 accepted; older refused).
  *
  *   router → launcher                            launcher → router
- *   HELLO  version_min, version, instance        HELLO  version_min, version, generation, capabilities…
+ *   HELLO  version_min, version, instance        HELLO  version_min, version, generation, capabilities…, GPUs…, CPUs, memory
  *   LIST                                         LISTED … one per attempt it holds, LIST_END
  *   SPAWN  attempt, spec… [fd: stdin memfd]      SPAWNED attempt, pid [fd: pidfd]
  *                                                | SPAWN_FAILED attempt, stage, errno, text
@@ -37,7 +37,15 @@
  */
 #define LAUNCH_WINDOW           (MIB(1) + KIB(256))
 #define LAUNCH_MAGIC            0x41524c31u     /* "ARL1" */
+/* GPUs of one machine: what a task may ask for at most, and some 14 KiB of HELLO. */
+#define LAUNCH_GPUS_MAX         64
+/* Attempts on one GPU: far more than its memory holds. */
+#define LAUNCH_GPU_SHARES_MAX   64
+/* Bytes with the NUL, as NVML's own buffers for the two (NVML_DEVICE_NAME_V2_, _UUID_V2_BUFFER_SIZE). */
+#define LAUNCH_GPU_NAME_SIZE    96
+#define LAUNCH_GPU_UUID_SIZE    96
 
+typedef struct LaunchGpu LaunchGpu;
 typedef struct LaunchHeader LaunchHeader;
 typedef struct LaunchReader LaunchReader;
 
@@ -108,6 +116,12 @@ typedef enum LaunchAttr {
         LAUNCH_ATTR_STDERR_END,         /* u64 */
         LAUNCH_ATTR_PIDS_HIT,           /* u32: times pids.max refused a fork */
         LAUNCH_ATTR_KILLED,             /* u32: 1 where KILL (not the agent itself) ended it */
+        /* HELLO of the launcher: the machine */
+        LAUNCH_ATTR_GPU_INFO,           /* LaunchGpu by launch_add_gpu(), repeated, in the order of its index from 0 */
+        LAUNCH_ATTR_CPUS,               /* u32: CPUs that the launcher may use */
+        LAUNCH_ATTR_MEMORY,             /* u64: bytes of RAM */
+        /* SPAWN */
+        LAUNCH_ATTR_GPU,                /* u32: index of a GPU that the attempt holds; repeated, one that is said twice counts once */
         _LAUNCH_ATTR_N,
 } LaunchAttr;
 
@@ -116,6 +130,15 @@ typedef enum LaunchHow {
         LAUNCH_HOW_SIGNALLED,
         LAUNCH_HOW_LOST,                /* init died without a report */
 } LaunchHow;
+
+/* One GPU of the machine, or what the configuration declares as one. */
+struct LaunchGpu {
+        uint32_t index;                         /* from 0; what SPAWN's GPU names */
+        uint32_t shares;                        /* attempts that may hold it at once, at least 1; the router counts them */
+        uint64_t memory;                        /* bytes; 0: unknown */
+        char name[LAUNCH_GPU_NAME_SIZE];        /* for people; never empty */
+        char uuid[LAUNCH_GPU_UUID_SIZE];        /* "GPU-…"; empty: unknown */
+};
 
 struct LaunchHeader {
         uint32_t magic;
@@ -134,6 +157,8 @@ int launch_add_u32(Buf *b, LaunchAttr attr, uint32_t v) _must_check_;
 int launch_add_u64(Buf *b, LaunchAttr attr, uint64_t v) _must_check_;
 int launch_add_str(Buf *b, LaunchAttr attr, const char *s) _must_check_;
 int launch_add_id(Buf *b, LaunchAttr attr, const Id *id) _must_check_;
+/* GPU_INFO: u32 index, u32 shares, u64 memory, name, NUL, uuid. */
+int launch_add_gpu(Buf *b, const LaunchGpu *gpu) _must_check_;
 
 enum {
         _LAUNCH_E_SUCCESS,
@@ -158,3 +183,7 @@ bool launch_u64(const uint8_t *data, size_t n, uint64_t *ret_v);
 bool launch_id(const uint8_t *data, size_t n, Id *ret_id);
 /* Copies into a new string. false: holds NUL; *ret_s NULL: no memory. */
 bool launch_str(const uint8_t *data, size_t n, char **ret_s);
+/* false: a field out of its bounds, a name that is no printable UTF-8, a uuid of other than letters, digits, '.', '_', '-'. */
+bool launch_gpu(const uint8_t *data, size_t n, LaunchGpu *ret_gpu);
+/* Printable UTF-8 of 1 to LAUNCH_GPU_NAME_SIZE − 1 bytes. */
+bool launch_gpu_name_is_valid(const char *name);

@@ -224,6 +224,53 @@ static void test_typed(void **state) {
         assert_int_equal(id.bytes[0], 7);
 }
 
+static void test_gpu(void **state) {
+        LaunchGpu gpu = { .index = 63, .shares = 64, .memory = UINT64_C(80) << 30, .uuid = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6" }, again;
+        _cleanup_(buf_deinit) Buf b = BUF_INIT(LAUNCH_MESSAGE_MAX);
+        const uint8_t *data;
+        LaunchReader reader;
+        LaunchAttr attr;
+        size_t n;
+
+        memset(gpu.name, 'x', sizeof(gpu.name) - 1);
+        assert_int_equal(launch_begin(&b, LAUNCH_HELLO), 0);
+        assert_int_equal(launch_add_gpu(&b, &gpu), 0);
+        assert_int_equal(launch_open(&reader, buf_data(&b), buf_size(&b)), 0);
+        assert_int_equal(launch_next(&reader, &attr, &data, &n), 0);
+        assert_int_equal(attr, LAUNCH_ATTR_GPU_INFO);
+        memset(&again, 0xff, sizeof(again));
+        assert_true(launch_gpu(data, n, &again));
+        assert_memory_equal(&again, &gpu, sizeof(gpu));
+}
+
+static void test_gpu_refused(void **state) {
+        static const struct {
+                const char *data;
+                size_t n;
+        } table[] = {
+                { "\0\0\0\0\1\0\0\0\0\0\0\0\0\0\0\0", 16 },
+                { "\0\0\0\0\1\0\0\0\0\0\0\0\0\0\0\0name", 20 },                /* no NUL */
+                { "\0\0\0\0\1\0\0\0\0\0\0\0\0\0\0\0\0uuid", 21 },              /* no name */
+                { "\0\0\0\0\1\0\0\0\0\0\0\0\0\0\0\0a\nb\0", 20 },
+                { "\0\0\0\0\1\0\0\0\0\0\0\0\0\0\0\0a\xff\0", 19 },
+                { "\0\0\0\0\1\0\0\0\0\0\0\0\0\0\0\0a\0a,b", 21 },
+                { "\0\0\0\0\1\0\0\0\0\0\0\0\0\0\0\0a\0u\0", 20 },              /* NUL in the uuid */
+                { "\100\0\0\0\1\0\0\0\0\0\0\0\0\0\0\0a\0", 18 },               /* index 64 */
+                { "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0a\0", 18 },                 /* no share */
+                { "\0\0\0\0\101\0\0\0\0\0\0\0\0\0\0\0a\0", 18 },               /* 65 shares */
+        };
+        uint8_t data[16 + LAUNCH_GPU_NAME_SIZE + 1] = { [4] = 1 };
+        LaunchGpu gpu = { .index = 9 };
+
+        for (size_t i = 0; i < ELEMENTSOF(table); i++)
+                assert_false(launch_gpu((const uint8_t *)table[i].data, table[i].n, &gpu));
+        memset(data + 16, 'x', LAUNCH_GPU_NAME_SIZE);
+        assert_false(launch_gpu(data, sizeof(data), &gpu));
+        assert_int_equal(gpu.index, 9);
+        assert_true(launch_gpu((const uint8_t *)"\0\0\0\0\1\0\0\0\0\0\0\0\0\0\0\0a\0", 18, &gpu));
+        assert_int_equal(gpu.index, 0);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_round_trip),
@@ -234,6 +281,8 @@ int main(void) {
                 cmocka_unit_test(test_unknown),
                 cmocka_unit_test(test_full),
                 cmocka_unit_test(test_typed),
+                cmocka_unit_test(test_gpu),
+                cmocka_unit_test(test_gpu_refused),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -165,6 +165,11 @@ static int client_on_hello(LauncherClient *client, const Message *m, int *fds, s
         client->generation = m->generation;
         strings_replace(&client->capabilities, &owned->capabilities);
         strings_replace(&client->absent, &owned->absent);
+        free(client->gpus);
+        client->gpus = steal_ptr(&owned->gpus);
+        client->n_gpus = m->n_gpus;
+        client->cpus = m->cpus;
+        client->memory = m->memory;
         client->state = CLIENT_LIST;
         r = client_begin(client, LAUNCH_LIST, NULL);
         if (r)
@@ -301,6 +306,7 @@ LauncherClient *launcher_client_free(LauncherClient *client) {
         buf_deinit(&client->message);
         strings_replace(&client->capabilities, &none);
         strings_replace(&client->absent, &none);
+        free(client->gpus);
         free(client);
         return NULL;
 }
@@ -319,6 +325,19 @@ const char *const *launcher_client_capabilities(const LauncherClient *client) {
 
 const char *const *launcher_client_absent(const LauncherClient *client) {
         return (const char *const *)(client->absent ?: (char **)no_strings);
+}
+
+const LaunchGpu *launcher_client_gpus(const LauncherClient *client, size_t *ret_n) {
+        *ret_n = client->n_gpus;
+        return client->gpus;
+}
+
+uint32_t launcher_client_cpus(const LauncherClient *client) {
+        return client->cpus;
+}
+
+uint64_t launcher_client_memory(const LauncherClient *client) {
+        return client->memory;
 }
 
 const char *launcher_client_too_large(const LauncherClient *client) {

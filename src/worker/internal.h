@@ -43,6 +43,10 @@ struct LauncherClient {
         Id generation;
         char **capabilities;    /* NULL-terminated */
         char **absent;
+        LaunchGpu *gpus;
+        size_t n_gpus;
+        uint32_t cpus;
+        uint64_t memory;
         char too_large[128];
         bool closing;
         Defer closed;
@@ -66,6 +70,10 @@ struct Message {
         char *text;
         char **capabilities;    /* NULL-terminated, or NULL */
         char **absent;
+        LaunchGpu *gpus;
+        size_t n_gpus;
+        uint32_t cpus;
+        uint64_t memory;
 };
 
 /* ---- message.c ---- */

@@ -16,6 +16,7 @@ typedef enum AttrKind {
         ATTR_STRING,
         ATTR_STRINGS,           /* repeated */
         ATTR_BYTES,
+        ATTR_GPUS,              /* repeated, in their order */
 } AttrKind;
 
 static const struct {
@@ -45,6 +46,9 @@ static const struct {
         [LAUNCH_ATTR_STDERR_END]  = { ATTR_U64,     offsetof(Message, stderr_end) },
         [LAUNCH_ATTR_PIDS_HIT]    = { ATTR_U32,     offsetof(Message, pids_hit) },
         [LAUNCH_ATTR_KILLED]      = { ATTR_U32,     offsetof(Message, killed) },
+        [LAUNCH_ATTR_GPU_INFO]    = { ATTR_GPUS,    offsetof(Message, gpus) },
+        [LAUNCH_ATTR_CPUS]        = { ATTR_U32,     offsetof(Message, cpus) },
+        [LAUNCH_ATTR_MEMORY]      = { ATTR_U64,     offsetof(Message, memory) },
 };
 _Static_assert(_LAUNCH_ATTR_N <= 64, "Message.present has a bit for each attribute");
 
@@ -59,6 +63,7 @@ void message_deinit(Message *m) {
         free(m->text);
         strings_free(m->capabilities);
         strings_free(m->absent);
+        free(m->gpus);
 }
 
 static int strings_push(char ***strings, char *s) {
@@ -84,6 +89,20 @@ static int read_string(const uint8_t *data, size_t n, char **ret_s) {
         return *ret_s ? 0 : error_origin(-ENOMEM);
 }
 
+static int read_gpu(Message *m, const uint8_t *data, size_t n) {
+        LaunchGpu gpu, *gpus;
+
+        /* Its bound is that of an index. */
+        if (!launch_gpu(data, n, &gpu) || gpu.index != m->n_gpus)
+                return error_origin(-EBADMSG);
+        gpus = reallocarray(m->gpus, m->n_gpus + 1, sizeof(*gpus));
+        if (!gpus)
+                return error_origin(-ENOMEM);
+        m->gpus = gpus;
+        gpus[m->n_gpus++] = gpu;
+        return 0;
+}
+
 static int message_read_attr(Message *m, LaunchAttr attr, const uint8_t *data, size_t n) {
         AttrKind kind = attr < _LAUNCH_ATTR_N ? attrs[attr].kind : ATTR_IGNORED;
         bool valid = true;
@@ -93,7 +112,7 @@ static int message_read_attr(Message *m, LaunchAttr attr, const uint8_t *data, s
 
         if (kind == ATTR_IGNORED)
                 return 0;
-        if (message_has(m, attr) && kind != ATTR_STRINGS)
+        if (message_has(m, attr) && kind != ATTR_STRINGS && kind != ATTR_GPUS)
                 return error_origin(-EBADMSG);
         to = (char *)m + attrs[attr].offset;
         switch (kind) {
@@ -117,6 +136,11 @@ static int message_read_attr(Message *m, LaunchAttr attr, const uint8_t *data, s
                         r = strings_push(to, s);
                 else if (!r)
                         *(char **)to = s;
+                if (r)
+                        return error_trace(r);
+                break;
+        case ATTR_GPUS:
+                r = read_gpu(m, data, n);
                 if (r)
                         return error_trace(r);
                 break;
@@ -195,6 +219,8 @@ static int add_spec(Buf *b, const WorkerSpec *spec) {
                 r = launch_add_u32(b, LAUNCH_ATTR_PIDS_MAX, spec->pids_max);
         if (!r && spec->cpu_percent)
                 r = launch_add_u32(b, LAUNCH_ATTR_CPU_PERCENT, spec->cpu_percent);
+        for (size_t i = 0; !r && i < spec->n_gpus; i++)
+                r = launch_add_u32(b, LAUNCH_ATTR_GPU, spec->gpus[i]);
         return r;
 }
 

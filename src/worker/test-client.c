@@ -19,6 +19,54 @@ static void test_hello(void **state) {
         fixture_deinit(&f);
 }
 
+static void test_inventory(void **state) {
+        const LaunchGpu *gpus;
+        Fixture f;
+        size_t n = 9;
+
+        /* A launcher that is too old to tell. */
+        fixture_init(&f);
+        fixture_start(&f);
+        (void)launcher_client_gpus(f.client, &n);
+        assert_int_equal(n, 0);
+        assert_int_equal(launcher_client_cpus(f.client), 0);
+        assert_int_equal(launcher_client_memory(f.client), 0);
+        /* The next one does. */
+        f.tells_machine = true;
+        f.gpus[0] = (LaunchGpu){ .index = 0, .shares = 1, .memory = UINT64_C(80) << 30, .name = "NVIDIA A100", .uuid = "GPU-1234" };
+        f.gpus[1] = (LaunchGpu){ .index = 1, .shares = 4, .name = "fake" };
+        reconnect(&f);
+        gpus = launcher_client_gpus(f.client, &n);
+        assert_int_equal(n, 2);
+        assert_memory_equal(&gpus[0], &f.gpus[0], sizeof(gpus[0]));
+        assert_int_equal(gpus[1].shares, 4);
+        assert_string_equal(gpus[1].name, "fake");
+        assert_string_equal(gpus[1].uuid, "");
+        assert_int_equal(launcher_client_cpus(f.client), 8);
+        assert_int_equal(launcher_client_memory(f.client), UINT64_C(64) << 30);
+        /* What a later one does not have is gone. */
+        f.gpus[1].name[0] = 0;
+        reconnect(&f);
+        (void)launcher_client_gpus(f.client, &n);
+        assert_int_equal(n, 1);
+        fixture_deinit(&f);
+}
+
+/* An index that is not its place, and one twice. */
+static void test_inventory_malformed(void **state) {
+        for (uint32_t index = 0; index < 3; index += 2) {
+                Fixture f;
+
+                fixture_init(&f);
+                f.gpus[0] = (LaunchGpu){ .index = 0, .shares = 1, .name = "a" };
+                f.gpus[1] = (LaunchGpu){ .index = index, .shares = 1, .name = "b" };
+                launcher_client_start(f.client);
+                run_until_told(&f, "lost\n");
+                assert_int_equal(f.lost_error, -EBADMSG);
+                fixture_deinit(&f);
+        }
+}
+
 static void test_versions(void **state) {
         const struct {
                 uint32_t version, version_min;
@@ -262,6 +310,8 @@ static int free_message(void **state) {
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_hello),
+                cmocka_unit_test(test_inventory),
+                cmocka_unit_test(test_inventory_malformed),
                 cmocka_unit_test(test_versions),
                 cmocka_unit_test(test_refused),
                 cmocka_unit_test(test_connect_fails),

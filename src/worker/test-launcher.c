@@ -51,6 +51,12 @@ static void say_hello(Fixture *f) {
         add_str(LAUNCH_ATTR_CAPABILITY, "landlock.4");
         add_str(LAUNCH_ATTR_CAPABILITY, "seccomp");
         add_str(LAUNCH_ATTR_ABSENT, "cgroup: no cgroup v2 here; mount one");
+        for (size_t i = 0; i < ELEMENTSOF(f->gpus) && f->gpus[i].name[0]; i++)
+                assert_int_equal(launch_add_gpu(&message, &f->gpus[i]), 0);
+        if (f->tells_machine) {
+                add_u32(LAUNCH_ATTR_CPUS, 8);
+                add_u64(LAUNCH_ATTR_MEMORY, UINT64_C(64) << 30);
+        }
         /* An attribute of a later version is skipped. */
         assert_int_equal(launch_add(&message, (LaunchAttr)300, "xyz", 3), 0);
         finish(f);
@@ -147,6 +153,10 @@ static void hear(Fixture *f, const uint8_t *data, size_t n) {
                 case LAUNCH_ATTR_STREAM:
                         assert_true(launch_u32(value, n_value, &u32));
                         say(f->heard, sizeof(f->heard), u32 == 1 ? " stdout" : " stderr");
+                        break;
+                case LAUNCH_ATTR_GPU:
+                        assert_true(launch_u32(value, n_value, &u32));
+                        say(f->heard, sizeof(f->heard), " gpu%u", u32);
                         break;
                 case LAUNCH_ATTR_UID:
                 case LAUNCH_ATTR_PIDS_MAX:

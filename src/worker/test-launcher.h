@@ -20,6 +20,8 @@ typedef struct Fixture {
         int refuse_connect;             /* -errno of the next connects */
         bool auto_hello, auto_list;     /* answers by itself */
         uint32_t version, version_min;
+        LaunchGpu gpus[2];              /* told in HELLO up to the first without a name */
+        bool tells_machine;
         Id generation;
         const Id *listed[4];
         uint64_t listed_execed_at;

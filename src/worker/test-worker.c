@@ -11,6 +11,7 @@ static void test_spawn(void **state) {
         const char *const argv[] = { "/bin/x", "-a", NULL }, *const environment[] = { "A=b", "C=", NULL };
         const char *const credentials[] = { "K=x.key", NULL }, *const read_only[] = { "/opt", NULL };
         const char *const files[] = { ".x/conf", "content", NULL }, *const require[] = { "landlock", NULL };
+        const uint32_t gpus[] = { 3, 0 };
         const WorkerSpec spec = { .attempt = attempt_id(1),
                                   .task = attempt_id(9),
                                   .agent = "x",
@@ -28,6 +29,8 @@ static void test_spawn(void **state) {
                                   .memory_max = 1 << 20,
                                   .pids_max = 5,
                                   .cpu_percent = 50,
+                                  .gpus = gpus,
+                                  .n_gpus = 2,
                                   .network = true };
         Fixture f;
         Worker *w = NULL;
@@ -38,7 +41,7 @@ static void test_spawn(void **state) {
         fixture_start(&f);
         assert_int_equal(launcher_spawn(f.client, &spec, &f, &w), 0);
         run_until_heard(&f, "SPAWN 1 /bin/x -a A=b C= K=x.key /opt landlock 1 600:.x/conf:content /srv/w agent 1000 "
-                            "1048576 5 50\n");
+                            "1048576 5 50 gpu3 gpu0\n");
         /* The prompt is in a memfd that nobody can change, at its start. */
         assert_int_equal(fcntl(f.stdin_fd, F_GET_SEALS), F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL);
         assert_int_equal(read(f.stdin_fd, data, sizeof(data)), 10);

@@ -52,6 +52,12 @@ struct WorkerSpec {
         uint64_t memory_max;            /* 0: none */
         uint32_t pids_max;
         uint32_t cpu_percent;
+        /*
+         * Indexes into launcher_client_gpus(): the attempt sees these and no others. One that the launcher does not
+         * know (any more) ends in on_spawn_failed() with stage "gpu". May be NULL.
+         */
+        const uint32_t *gpus;
+        size_t n_gpus;
         bool network;
 };
 
@@ -112,6 +118,14 @@ void *launcher_client_userdata(const LauncherClient *client);
 /* "NAME" that the launcher has; NULL-terminated strings of its HELLO, valid until the next connection. */
 const char *const *launcher_client_capabilities(const LauncherClient *client);
 const char *const *launcher_client_absent(const LauncherClient *client);
+/*
+ * The machine, as the launcher's HELLO tells of it; valid until the next connection, and kept while there is none. A
+ * GPU's place in the array is its index. None, and 0, before the first connection and of a launcher that is too old to
+ * tell. CPUs are those that the launcher may use, memory is the machine's RAM in bytes.
+ */
+const LaunchGpu *launcher_client_gpus(const LauncherClient *client, size_t *ret_n);
+uint32_t launcher_client_cpus(const LauncherClient *client);
+uint64_t launcher_client_memory(const LauncherClient *client);
 
 enum {
         _WORKER_E_SUCCESS,

@@ -10,8 +10,11 @@ static void check_value(const uint8_t *data, size_t n) {
         char *s = NULL;
         uint32_t v32;
         uint64_t v64;
+        LaunchGpu gpu;
         Id id;
 
+        if (launch_gpu(data, n, &gpu))
+                HOLDS(n == 17 + strlen(gpu.name) + strlen(gpu.uuid) && launch_gpu_name_is_valid(gpu.name));
         HOLDS(launch_u32(data, n, &v32) == (n == 4));
         HOLDS(launch_u64(data, n, &v64) == (n == 8));
         HOLDS(launch_id(data, n, &id) == (n == 16));
