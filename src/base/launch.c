@@ -68,7 +68,8 @@ int launch_add_id(Buf *b, LaunchAttr attr, const Id *id) {
 
 int launch_add_gpu(Buf *b, const LaunchGpu *gpu) {
         uint8_t data[16 + LAUNCH_GPU_NAME_SIZE + LAUNCH_GPU_UUID_SIZE];
-        size_t n_name = strnlen(gpu->name, LAUNCH_GPU_NAME_SIZE - 1), n_uuid = strnlen(gpu->uuid, LAUNCH_GPU_UUID_SIZE - 1);
+        size_t n_name = strnlen(gpu->name, LAUNCH_GPU_NAME_SIZE - 1);
+        size_t n_uuid = strnlen(gpu->uuid, LAUNCH_GPU_UUID_SIZE - 1);
 
         memcpy(data, &gpu->index, sizeof(gpu->index));
         memcpy(data + 4, &gpu->shares, sizeof(gpu->shares));

@@ -9,7 +9,7 @@
  * added or changes meaning, and both ends speak the lower version of the two HELLOs (N−1 accepted; older refused).
  *
  *   router → launcher                            launcher → router
- *   HELLO  version_min, version, instance        HELLO  version_min, version, generation, capabilities…, GPUs…, CPUs, memory
+ *   HELLO  version_min, version, instance        HELLO  version_min, version, generation, capabilities…, the machine
  *   LIST                                         LISTED … one per attempt it holds, LIST_END
  *   SPAWN  attempt, spec… [fd: stdin memfd]      SPAWNED attempt, pid [fd: pidfd]
  *                                                | SPAWN_FAILED attempt, stage, errno, text
@@ -121,7 +121,7 @@ typedef enum LaunchAttr {
         LAUNCH_ATTR_CPUS,               /* u32: CPUs that the launcher may use */
         LAUNCH_ATTR_MEMORY,             /* u64: bytes of RAM */
         /* SPAWN */
-        LAUNCH_ATTR_GPU,                /* u32: index of a GPU that the attempt holds; repeated, one that is said twice counts once */
+        LAUNCH_ATTR_GPU,                /* u32, repeated: index of a GPU that it holds; said twice, it counts once */
         _LAUNCH_ATTR_N,
 } LaunchAttr;
 
@@ -134,7 +134,7 @@ typedef enum LaunchHow {
 /* One GPU of the machine, or what the configuration declares as one. */
 struct LaunchGpu {
         uint32_t index;                         /* from 0; what SPAWN's GPU names */
-        uint32_t shares;                        /* attempts that may hold it at once, at least 1; the router counts them */
+        uint32_t shares;                        /* attempts that may hold it at once, at least 1: the router counts */
         uint64_t memory;                        /* bytes; 0: unknown */
         char name[LAUNCH_GPU_NAME_SIZE];        /* for people; never empty */
         char uuid[LAUNCH_GPU_UUID_SIZE];        /* "GPU-…"; empty: unknown */
@@ -183,7 +183,10 @@ bool launch_u64(const uint8_t *data, size_t n, uint64_t *ret_v);
 bool launch_id(const uint8_t *data, size_t n, Id *ret_id);
 /* Copies into a new string. false: holds NUL; *ret_s NULL: no memory. */
 bool launch_str(const uint8_t *data, size_t n, char **ret_s);
-/* false: a field out of its bounds, a name that is no printable UTF-8, a uuid of other than letters, digits, '.', '_', '-'. */
+/*
+ * false: a field out of its bounds, a name that is no printable UTF-8, a uuid of other than letters, digits, '.', '_'
+ * and '-'.
+ */
 bool launch_gpu(const uint8_t *data, size_t n, LaunchGpu *ret_gpu);
 /* Printable UTF-8 of 1 to LAUNCH_GPU_NAME_SIZE − 1 bytes. */
 bool launch_gpu_name_is_valid(const char *name);
