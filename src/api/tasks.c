@@ -481,6 +481,7 @@ int api_task_list(Request *q) {
         ListContext c = { .request = q, .limit = TASK_LIST_LIMIT };
         char id[ID_TEXT_MAX], *equals;
         uint64_t v;
+        Id next = {};
         int r;
 
         if (q->principal.role != ROLE_ADMIN)
@@ -518,10 +519,13 @@ int api_task_list(Request *q) {
         }
         f.limit = c.limit + 1;          /* one more tells whether there is a next page */
         r = buf_append_str(&q->out, "{\"tasks\":[");
-        r = r ?: store_task_list(q->api->store, &f, append_listed, &c);
+        r = r ?: store_task_list(q->api->store, &f, append_listed, &c, &next);
         r = r ?: buf_append_str(&q->out, "],\"next_cursor\":");
-        if (!r && c.more) {
-                id_format(&c.last, id);
+        /* A page may be short, even empty, and not be the last: the store looks at so many rows a call only. */
+        if (c.more)
+                next = c.last;
+        if (!r && !id_is_null(&next)) {
+                id_format(&next, id);
                 r = buf_printf(&q->out, "\"%s\"}\n", id);
         } else
                 r = r ?: buf_append_str(&q->out, "null}\n");

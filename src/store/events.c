@@ -42,6 +42,20 @@ int store_event_append(Store *store, const Id *task_id, const StoreEvent *event,
         return 0;
 }
 
+static int event_read(Stmt *stmt, StoreEvent *ret_event) {
+        size_t n_type;
+
+        *ret_event = (StoreEvent){};
+        ret_event->seq = stmt_u64(stmt);
+        ret_event->attempt = stmt_u32(stmt);
+        ret_event->at_us = stmt_u64(stmt);
+        ret_event->type = stmt_peek_text(stmt, &n_type);
+        ret_event->data = stmt_peek_text(stmt, &ret_event->n_data);
+        ret_event->raw = stmt_peek_blob(stmt, &ret_event->n_raw);
+        ret_event->stream = stmt_u32(stmt);
+        return stmt->error;
+}
+
 int store_event_list(Store *store, const Id *task_id, uint64_t after, size_t limit, StoreEventFn fn, void *userdata) {
         _cleanup_(stmt_put) Stmt stmt = STMT_NULL;
         int r;
@@ -56,23 +70,70 @@ int store_event_list(Store *store, const Id *task_id, uint64_t after, size_t lim
         stmt_bind_u64(&stmt, limit);
         for (;;) {
                 StoreEvent event;
-                size_t n_type;
                 bool row;
 
                 r = stmt_step(&stmt, &row);
                 if (r || !row)
                         return r;
-                event.seq = stmt_u64(&stmt);
-                event.attempt = stmt_u32(&stmt);
-                event.at_us = stmt_u64(&stmt);
-                event.type = stmt_peek_text(&stmt, &n_type);
-                event.data = stmt_peek_text(&stmt, &event.n_data);
-                event.raw = stmt_peek_blob(&stmt, &event.n_raw);
-                event.stream = stmt_u32(&stmt);
-                if (stmt.error)
-                        return stmt.error;
-                r = fn(&event, userdata);
+                r = event_read(&stmt, &event);
+                if (!r)
+                        r = fn(&event, userdata);
                 if (r)
                         return r;
         }
+}
+
+int store_event_list_all(Store *store, uint64_t after, const char *principal, size_t limit, StoreEventAllFn fn,
+                         void *userdata, uint64_t *ret_after) {
+        _cleanup_(stmt_put) Stmt stmt = STMT_NULL;
+        size_t n_listed = 0, n_examined = 0;
+        int r;
+
+        r = stmt_get(&stmt, store, STMT_EVENT_LIST_ALL,
+                     "SELECT e.n, t.id, ?2 IS NULL OR t.principal = ?2, seq, attempt, at_us, type, data, raw, stream "
+                     "FROM events e CROSS JOIN tasks t ON t.n = e.task WHERE e.n > ?1 ORDER BY e.n");
+        if (r)
+                return r;
+        stmt_bind_u64(&stmt, after);
+        stmt_bind_str(&stmt, principal);
+        while (n_listed < limit && n_examined < STORE_EXAMINE_MAX) {
+                StoreEvent event;
+                uint64_t n;
+                bool row;
+                Id id;
+
+                r = stmt_step(&stmt, &row);
+                if (r)
+                        return r;
+                if (!row)
+                        break;
+                n = stmt_u64(&stmt);
+                id = stmt_id(&stmt);
+                if (stmt_i64(&stmt)) {
+                        n_listed++;
+                        r = event_read(&stmt, &event);
+                        if (!r)
+                                r = fn(n, &id, &event, userdata);
+                        if (r)
+                                return r;
+                } else
+                        n_examined++;
+                after = n;
+        }
+        *ret_after = after;
+        return 0;
+}
+
+int store_event_last(Store *store, uint64_t *ret_n) {
+        _cleanup_(stmt_put) Stmt stmt = STMT_NULL;
+        bool row;
+        int r;
+
+        r = stmt_get(&stmt, store, STMT_EVENT_LAST, "SELECT max(n) FROM events");
+        if (!r)
+                r = stmt_step(&stmt, &row);
+        if (r)
+                return r;
+        *ret_n = row ? stmt_u64(&stmt) : 0;
+        return 0;
 }

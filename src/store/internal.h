@@ -53,6 +53,24 @@ typedef enum StmtSlot {
         STMT_TASK_UPDATE,
         STMT_TASK_UPDATE_RESULT,
         STMT_TASK_LIST_LIVE,
+        STMT_BATCH_INSERT,
+        STMT_BATCH_UPDATE,
+        STMT_BATCH_LOAD,
+        STMT_BATCH_USAGE,
+        STMT_BATCH_COUNTS,
+        STMT_BATCH_ADD_COUNT,
+        STMT_BATCH_ADD_USAGE,
+        STMT_BATCH_TASK_LIST,
+        STMT_DEPENDENCY_INSERT,
+        STMT_DEPENDENCY_LIST,
+        STMT_DEPENDANT_LIST,
+        STMT_LIMIT_PUT,
+        STMT_LIMIT_DELETE,
+        STMT_LIMIT_LIST,
+        STMT_GATE_PUT,
+        STMT_GATE_DELETE,
+        STMT_GATE_LIST,
+        STMT_USAGE_ADD,
         STMT_ATTEMPT_INSERT,
         STMT_ATTEMPT_UPDATE,
         STMT_ATTEMPT_LOAD,
@@ -61,6 +79,8 @@ typedef enum StmtSlot {
         STMT_EVENT_FIND,
         STMT_EVENT_APPEND,
         STMT_EVENT_LIST,
+        STMT_EVENT_LIST_ALL,
+        STMT_EVENT_LAST,
         STMT_KEY_INSERT,
         STMT_KEY_FIND,
         STMT_KEY_REVOKE,
@@ -183,9 +203,36 @@ int store_check_write(Store *store) _must_check_;
 int store_check_insert(Store *store) _must_check_;
 void store_count_state(Store *store, TaskState state, int64_t delta);
 
+/* ---- tasks.c ---- */
+
+/* The columns of task_read(), of a table or subquery t. */
+#define TASK_COLUMNS                                                                                            \
+        "t.id, t.principal, t.run_as_uid, t.state, t.agent, t.candidates, t.model, t.priority, t.workspace, "   \
+        "t.request, t.batch, t.group_name, t.gpus, t.cpus_milli, t.memory, t.max_tokens, t.max_cost_microusd, " \
+        "t.timeout_us, t.not_before_us, t.deadline_us, t.n_blockers, t.on_unmet, t.created_us, t.updated_us, "  \
+        "t.ready_us, t.started_us, t.finished_us, t.n_attempts, t.max_attempts, t.backoff_us, "                 \
+        "t.cancel_requested, t.reason, t.detail, t.result_truncated, t.input_tokens, t.cached_input_tokens, "   \
+        "t.output_tokens, t.reasoning_tokens, t.cost_microusd, (SELECT max(seq) FROM events WHERE task = t.n)"
+int store_task_read(Stmt *stmt, StoreTask **ret_task) _must_check_;
+
+/* ---- batches.c ---- */
+
+/* What a task adds to the sums of its batch; old NULL where it is new. */
+int store_batch_account(Store *store, const Id *batch, const TaskState *old_state, const StoreUsage *old_usage,
+                        TaskState state, const StoreUsage *usage) _must_check_;
+
+/* ---- usage.c ---- */
+
+/* Known and within bounds: what may be added to a sum. */
+static inline int64_t usage_value(int64_t v) {
+        return v < 0 ? -1 : MIN(v, STORE_USAGE_MAX);
+}
+
 /* ---- schema.c ---- */
 
 uint64_t store_schema_version(void);
+/* The SQL of that version's migration; from 1. */
+const char *store_schema_migration(uint64_t version);
 /* Runs the migrations that are missing, in one transaction. */
 int store_schema_migrate(Store *store, uint64_t from) _must_check_;
 

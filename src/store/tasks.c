@@ -1,15 +1,7 @@
 #include "base/error.h"
 #include "store/internal.h"
 
-/* The columns of task_read(), of a table or subquery t. */
-#define TASK_COLUMNS                                                                                            \
-        "t.id, t.principal, t.run_as_uid, t.state, t.agent, t.model, t.priority, t.workspace, t.request, "      \
-        "t.timeout_us, t.not_before_us, t.created_us, t.updated_us, t.started_us, t.finished_us, "              \
-        "t.n_attempts, t.max_attempts, t.backoff_us, t.cancel_requested, t.reason, t.detail, "                  \
-        "t.result_truncated, t.input_tokens, t.cached_input_tokens, t.output_tokens, t.reasoning_tokens, "      \
-        "t.cost_microusd, (SELECT max(seq) FROM events WHERE task = t.n)"
-
-#define LIVE_STATES "(1, 2, 3, 9, 10)"
+#define LIVE_STATES "(1, 2, 3, 9, 10)"         /* as the index tasks_live spells it */
 
 static const char *const state_names[_TASK_STATE_N] = {
         [TASK_QUEUED] = "queued",
@@ -45,6 +37,8 @@ StoreTask *store_task_free(StoreTask *task) {
                 return NULL;
         free(task->principal);
         free(task->agent);
+        free(task->candidates);
+        free(task->group);
         free(task->model);
         free(task->prompt);
         free(task->workspace);
@@ -87,11 +81,17 @@ static bool task_state_is_valid(TaskState state) {
 static void task_bind(Stmt *stmt, const StoreTask *t) {
         stmt_bind_i64(stmt, t->state);
         stmt_bind_str(stmt, t->agent);
+        stmt_bind_str(stmt, t->candidates);
         stmt_bind_str(stmt, t->model);
         stmt_bind_u64(stmt, t->priority);
+        stmt_bind_u64(stmt, t->max_tokens);
+        stmt_bind_u64(stmt, t->max_cost_microusd);
         stmt_bind_u64(stmt, t->timeout_us);
         stmt_bind_u64(stmt, t->not_before_us);
+        stmt_bind_u64(stmt, t->deadline_us);
+        stmt_bind_u64(stmt, t->n_blockers);
         stmt_bind_u64(stmt, t->updated_us);
+        stmt_bind_u64(stmt, t->ready_us);
         stmt_bind_u64(stmt, t->started_us);
         stmt_bind_u64(stmt, t->finished_us);
         stmt_bind_u64(stmt, t->n_attempts);
@@ -115,11 +115,13 @@ int store_task_insert(Store *store, const StoreTask *task) {
         if (!r)
                 r = stmt_get(
                         &stmt, store, STMT_TASK_INSERT,
-                        "INSERT INTO tasks (state, agent, model, priority, timeout_us, not_before_us, updated_us, "
-                        "started_us, finished_us, n_attempts, max_attempts, backoff_us, cancel_requested, reason, "
-                        "detail, result_truncated, " STMT_USAGE_COLUMNS ", id, principal, run_as_uid, workspace, "
-                        "request, created_us) "
-                        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
+                        "INSERT INTO tasks (state, agent, candidates, model, priority, max_tokens, max_cost_microusd, "
+                        "timeout_us, not_before_us, deadline_us, n_blockers, updated_us, ready_us, started_us, "
+                        "finished_us, n_attempts, max_attempts, backoff_us, cancel_requested, reason, detail, "
+                        "result_truncated, " STMT_USAGE_COLUMNS ", id, principal, run_as_uid, workspace, request, "
+                        "created_us, batch, group_name, gpus, cpus_milli, memory, on_unmet) "
+                        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, "
+                        "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
         if (r)
                 return r;
         task_bind(&stmt, task);
@@ -129,6 +131,12 @@ int store_task_insert(Store *store, const StoreTask *task) {
         stmt_bind_str(&stmt, task->workspace);
         stmt_bind_str(&stmt, task->request);
         stmt_bind_u64(&stmt, task->created_us);
+        stmt_bind_id(&stmt, &task->batch);
+        stmt_bind_str(&stmt, task->group);
+        stmt_bind_u64(&stmt, task->gpus);
+        stmt_bind_u64(&stmt, task->cpus_milli);
+        stmt_bind_u64(&stmt, task->memory);
+        stmt_bind_u64(&stmt, task->on_unmet);
         r = stmt_run(&stmt);
         if (r)
                 return r;
@@ -137,13 +145,17 @@ int store_task_insert(Store *store, const StoreTask *task) {
         if (task->prompt)
                 r = task_write_text(store, STMT_TASK_INSERT_PROMPT, "INSERT INTO prompts (task, prompt) VALUES (?, ?)",
                                     n, task->prompt, task->n_prompt);
+        if (!r)
+                r = store_batch_account(store, &task->batch, NULL, NULL, task->state, &task->usage);
         return r ? r : task_write_result(store, n, task);
 }
 
 int store_task_update(Store *store, const StoreTask *task) {
         _cleanup_(stmt_put) Stmt find = STMT_NULL, stmt = STMT_NULL;
+        StoreUsage old_usage;
         TaskState old_state;
         uint64_t n;
+        Id batch;
         bool row;
         int r;
 
@@ -151,7 +163,8 @@ int store_task_update(Store *store, const StoreTask *task) {
                 return error_origin(-EINVAL);
         r = store_check_write(store);
         if (!r)
-                r = stmt_get(&find, store, STMT_TASK_FIND, "SELECT n, state FROM tasks WHERE id = ?");
+                r = stmt_get(&find, store, STMT_TASK_FIND, "SELECT n, state, batch, " STMT_USAGE_COLUMNS
+                             " FROM tasks WHERE id = ?");
         if (r)
                 return r;
         stmt_bind_id(&find, &task->id);
@@ -162,14 +175,18 @@ int store_task_update(Store *store, const StoreTask *task) {
                 return STORE_E_NOT_FOUND;
         n = stmt_u64(&find);
         old_state = (TaskState)stmt_i64(&find);
+        batch = stmt_id(&find);
+        old_usage = stmt_usage(&find);
         stmt_reset(&find);
 
         r = stmt_get(
                 &stmt, store, STMT_TASK_UPDATE,
-                "UPDATE tasks SET state = ?, agent = ?, model = ?, priority = ?, timeout_us = ?, not_before_us = ?, "
-                "updated_us = ?, started_us = ?, finished_us = ?, n_attempts = ?, max_attempts = ?, backoff_us = ?, "
-                "cancel_requested = ?, reason = ?, detail = ?, result_truncated = ?, input_tokens = ?, "
-                "cached_input_tokens = ?, output_tokens = ?, reasoning_tokens = ?, cost_microusd = ? WHERE n = ?");
+                "UPDATE tasks SET state = ?, agent = ?, candidates = ?, model = ?, priority = ?, max_tokens = ?, "
+                "max_cost_microusd = ?, timeout_us = ?, not_before_us = ?, deadline_us = ?, n_blockers = ?, "
+                "updated_us = ?, ready_us = ?, started_us = ?, finished_us = ?, n_attempts = ?, max_attempts = ?, "
+                "backoff_us = ?, cancel_requested = ?, reason = ?, detail = ?, result_truncated = ?, "
+                "input_tokens = ?, cached_input_tokens = ?, output_tokens = ?, reasoning_tokens = ?, "
+                "cost_microusd = ? WHERE n = ?");
         if (r)
                 return r;
         task_bind(&stmt, task);
@@ -179,12 +196,13 @@ int store_task_update(Store *store, const StoreTask *task) {
                 return r;
         store_count_state(store, old_state, -1);
         store_count_state(store, task->state, 1);
-        return task_write_result(store, n, task);
+        r = store_batch_account(store, &batch, &old_state, &old_usage, task->state, &task->usage);
+        return r ? r : task_write_result(store, n, task);
 }
 
 /* ---- reading ---- */
 
-static int task_read(Stmt *stmt, StoreTask **ret_task) {
+int store_task_read(Stmt *stmt, StoreTask **ret_task) {
         _cleanup_(store_task_freep) StoreTask *t = calloc(1, sizeof(*t));
 
         if (!t)
@@ -194,14 +212,26 @@ static int task_read(Stmt *stmt, StoreTask **ret_task) {
         t->run_as_uid = stmt_i64(stmt);
         t->state = (TaskState)stmt_i64(stmt);
         t->agent = stmt_str(stmt);
+        t->candidates = stmt_str(stmt);
         t->model = stmt_str(stmt);
         t->priority = stmt_u32(stmt);
         t->workspace = stmt_str(stmt);
         t->request = stmt_str(stmt);
+        t->batch = stmt_id(stmt);
+        t->group = stmt_str(stmt);
+        t->gpus = stmt_u32(stmt);
+        t->cpus_milli = stmt_u32(stmt);
+        t->memory = stmt_u64(stmt);
+        t->max_tokens = stmt_u64(stmt);
+        t->max_cost_microusd = stmt_u64(stmt);
         t->timeout_us = stmt_u64(stmt);
         t->not_before_us = stmt_u64(stmt);
+        t->deadline_us = stmt_u64(stmt);
+        t->n_blockers = stmt_u32(stmt);
+        t->on_unmet = (uint8_t)stmt_u32(stmt);
         t->created_us = stmt_u64(stmt);
         t->updated_us = stmt_u64(stmt);
+        t->ready_us = stmt_u64(stmt);
         t->started_us = stmt_u64(stmt);
         t->finished_us = stmt_u64(stmt);
         t->n_attempts = stmt_u32(stmt);
@@ -239,7 +269,7 @@ int store_task_load(Store *store, const Id *id, int parts, StoreTask **ret_task)
                 return r;
         if (!row)
                 return STORE_E_NOT_FOUND;
-        r = task_read(&stmt, &task);
+        r = store_task_read(&stmt, &task);
         if (r)
                 return r;
         task->prompt = stmt_bytes(&stmt, &task->n_prompt);
@@ -261,30 +291,48 @@ static bool task_state_is_rare(const Store *store, const StoreTaskFilter *filter
         return filter->state < _TASK_STATE_N && store->counts[filter->state] < total / 8;
 }
 
-/*
- * One statement a set of filters, so that each has an index that gives the order: (state, id), (principal, id) or (id).
- * What the index does not know is checked row by row; a + before a column keeps the planner off its index.
- */
-int store_task_list(Store *store, const StoreTaskFilter *filter, StoreTaskFn fn, void *userdata) {
+static int task_load_n(Store *store, uint64_t n, StoreTask **ret_task) {
         _cleanup_(stmt_put) Stmt stmt = STMT_NULL;
-        _cleanup_(sqlite3_freep) char *sql = NULL;
-        bool by_state = filter->state && (!filter->principal || task_state_is_rare(store, filter));
+        bool row;
         int r;
 
-        sql = sqlite3_mprintf(
-                "SELECT " TASK_COLUMNS " FROM tasks t WHERE 1%s%s%s%s%s ORDER BY t.id DESC LIMIT ?6",
-                id_is_null(&filter->before) ? "" : " AND t.id < ?1",
-                !filter->principal ? ""
-                : by_state         ? " AND +t.principal = ?2"
-                                   : " AND t.principal = ?2",
-                !filter->state ? ""
-                : by_state     ? " AND t.state = ?3"
-                               : " AND +t.state = ?3",
-                filter->agent ? " AND t.agent = ?4" : "",
-                filter->label_name
-                        ? " AND json_valid(t.request) AND EXISTS (SELECT 1 FROM json_each(t.request, '$.labels') "
-                          "WHERE key = ?5 AND value = ?7)"
-                        : "");
+        r = stmt_get(&stmt, store, STMT_TASK_LOAD_N, "SELECT " TASK_COLUMNS " FROM tasks t WHERE t.n = ?");
+        if (r)
+                return r;
+        stmt_bind_u64(&stmt, n);
+        r = stmt_step(&stmt, &row);
+        if (r)
+                return r;
+        return row ? store_task_read(&stmt, ret_task) : error_origin(-EIO);
+}
+
+/*
+ * One statement a set of filters, so that each has an index that gives the order: (batch, id), (state, id),
+ * (principal, id) or (id). What the index does not know is a column of the statement, so that the rows that it turns
+ * away are seen, and counted, here.
+ */
+int store_task_list(Store *store, const StoreTaskFilter *filter, StoreTaskFn fn, void *userdata, Id *ret_next) {
+        _cleanup_(stmt_put) Stmt stmt = STMT_NULL;
+        _cleanup_(sqlite3_freep) char *sql = NULL;
+        bool by_batch = filter->batch;
+        bool by_state = !by_batch && filter->state && (!filter->principal || task_state_is_rare(store, filter));
+        bool by_principal = !by_batch && !by_state && filter->principal;
+        size_t n_listed = 0, n_examined = 0;
+        Id next = {};
+        int r;
+
+        sql = sqlite3_mprintf("SELECT t.n, t.id, 1%s%s%s%s%s FROM tasks t WHERE 1%s%s%s%s ORDER BY t.id DESC "
+                              "LIMIT ?9",
+                              filter->principal && !by_principal ? " AND t.principal = ?2" : "",
+                              filter->state && !by_state ? " AND t.state = ?3" : "",
+                              filter->agent ? " AND t.agent IS ?4" : "", filter->group ? " AND t.group_name IS ?5" : "",
+                              filter->label_name ? " AND CASE WHEN json_valid(t.request) THEN EXISTS ("
+                                                   "SELECT 1 FROM json_each(t.request, '$.labels') "
+                                                   "WHERE key = ?6 AND value = ?7) ELSE 0 END"
+                                                 : "",
+                              id_is_null(&filter->before) ? "" : " AND t.id < ?1",
+                              by_principal ? " AND t.principal = ?2" : "", by_state ? " AND t.state = ?3" : "",
+                              by_batch ? " AND t.batch = ?8" : "");
         if (!sql)
                 return error_origin(-ENOMEM);
         r = stmt_get(&stmt, store, STMT_UNCACHED, sql);
@@ -294,52 +342,83 @@ int store_task_list(Store *store, const StoreTaskFilter *filter, StoreTaskFn fn,
         stmt_bind_str(&stmt, filter->principal);
         stmt_bind_i64(&stmt, filter->state);
         stmt_bind_str(&stmt, filter->agent);
+        stmt_bind_str(&stmt, filter->group);
         stmt_bind_str(&stmt, filter->label_name);
-        stmt_bind_u64(&stmt, filter->limit);
-        if (filter->label_name)
-                stmt_bind_str(&stmt, filter->label_value ?: "");
-        for (;;) {
+        stmt_bind_str(&stmt, filter->label_name ? filter->label_value ?: "" : NULL);
+        stmt_bind_id(&stmt, filter->batch);
+        stmt_bind_u64(&stmt, MIN(filter->limit, SIZE_MAX - STORE_EXAMINE_MAX) + STORE_EXAMINE_MAX);
+        while (n_listed < filter->limit) {
                 _cleanup_(store_task_freep) StoreTask *task = NULL;
+                uint64_t n;
+                bool row;
+                Id id;
+
+                r = stmt_step(&stmt, &row);
+                if (r)
+                        return r;
+                if (!row)
+                        break;
+                n = stmt_u64(&stmt);
+                id = stmt_id(&stmt);
+                if (stmt_i64(&stmt)) {
+                        n_listed++;
+                        r = task_load_n(store, n, &task);
+                        if (!r)
+                                r = fn(task, userdata);
+                        if (r)
+                                return r;
+                } else if (++n_examined == STORE_EXAMINE_MAX) {
+                        next = id;
+                        break;
+                }
+        }
+        if (ret_next)
+                *ret_next = next;
+        return 0;
+}
+
+int store_task_list_live(Store *store, StoreTaskFn fn, void *userdata) {
+        _cleanup_(stmt_put) Stmt stmt = STMT_NULL;
+        int r;
+
+        r = stmt_get(&stmt, store, STMT_TASK_LIST_LIVE,
+                     "SELECT id, principal, state, agent, candidates, priority, batch, group_name, gpus, cpus_milli, "
+                     "memory, max_tokens, max_cost_microusd, not_before_us, deadline_us, n_blockers, created_us, "
+                     "ready_us, n_attempts, cancel_requested "
+                     "FROM tasks INDEXED BY tasks_live WHERE state IN " LIVE_STATES " ORDER BY id");
+        if (r)
+                return r;
+        for (;;) {
+                StoreTask t = { .run_as_uid = -1, .usage = STORE_USAGE_UNKNOWN };
+                size_t n_text;
                 bool row;
 
                 r = stmt_step(&stmt, &row);
                 if (r || !row)
                         return r;
-                r = task_read(&stmt, &task);
-                if (!r)
-                        r = fn(task, userdata);
-                if (r)
-                        return r;
-        }
-}
-
-/* Sorts row numbers, not rows: there may be a hundred thousand, and the sorter is in memory. */
-int store_task_list_live(Store *store, StoreTaskFn fn, void *userdata) {
-        _cleanup_(stmt_put) Stmt list = STMT_NULL;
-        int r;
-
-        r = stmt_get(&list, store, STMT_TASK_LIST_LIVE,
-                     "SELECT n FROM tasks WHERE state IN " LIVE_STATES " ORDER BY id");
-        if (r)
-                return r;
-        for (;;) {
-                _cleanup_(store_task_freep) StoreTask *task = NULL;
-                _cleanup_(stmt_put) Stmt load = STMT_NULL;
-                bool row;
-
-                r = stmt_step(&list, &row);
-                if (r || !row)
-                        return r;
-                r = stmt_get(&load, store, STMT_TASK_LOAD_N, "SELECT " TASK_COLUMNS " FROM tasks t WHERE t.n = ?");
-                if (r)
-                        return r;
-                stmt_bind_u64(&load, stmt_u64(&list));
-                r = stmt_step(&load, &row);
-                if (!r)
-                        r = row ? task_read(&load, &task) : error_origin(-EIO);
-                stmt_put(&load);
-                if (!r)
-                        r = fn(task, userdata);
+                t.id = stmt_id(&stmt);
+                t.principal = (char *)stmt_peek_text(&stmt, &n_text);
+                t.state = (TaskState)stmt_i64(&stmt);
+                t.agent = (char *)stmt_peek_text(&stmt, &n_text);
+                t.candidates = (char *)stmt_peek_text(&stmt, &n_text);
+                t.priority = stmt_u32(&stmt);
+                t.batch = stmt_id(&stmt);
+                t.group = (char *)stmt_peek_text(&stmt, &n_text);
+                t.gpus = stmt_u32(&stmt);
+                t.cpus_milli = stmt_u32(&stmt);
+                t.memory = stmt_u64(&stmt);
+                t.max_tokens = stmt_u64(&stmt);
+                t.max_cost_microusd = stmt_u64(&stmt);
+                t.not_before_us = stmt_u64(&stmt);
+                t.deadline_us = stmt_u64(&stmt);
+                t.n_blockers = stmt_u32(&stmt);
+                t.created_us = stmt_u64(&stmt);
+                t.ready_us = stmt_u64(&stmt);
+                t.n_attempts = stmt_u32(&stmt);
+                t.cancel_requested = stmt_i64(&stmt);
+                if (stmt.error)
+                        return stmt.error;
+                r = fn(&t, userdata);
                 if (r)
                         return r;
         }

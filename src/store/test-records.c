@@ -24,12 +24,24 @@ static void assert_task(const StoreTask *a, const StoreTask *b) {
         assert_int_equal(a->run_as_uid, b->run_as_uid);
         assert_int_equal(a->state, b->state);
         assert_str(a->agent, b->agent);
+        assert_str(a->candidates, b->candidates);
         assert_str(a->model, b->model);
         assert_int_equal(a->priority, b->priority);
         assert_str(a->workspace, b->workspace);
         assert_str(a->request, b->request);
+        assert_memory_equal(&a->batch, &b->batch, sizeof(a->batch));
+        assert_str(a->group, b->group);
+        assert_int_equal(a->gpus, b->gpus);
+        assert_int_equal(a->cpus_milli, b->cpus_milli);
+        assert_int_equal(a->memory, b->memory);
+        assert_int_equal(a->max_tokens, b->max_tokens);
+        assert_int_equal(a->max_cost_microusd, b->max_cost_microusd);
         assert_int_equal(a->timeout_us, b->timeout_us);
         assert_int_equal(a->not_before_us, b->not_before_us);
+        assert_int_equal(a->deadline_us, b->deadline_us);
+        assert_int_equal(a->n_blockers, b->n_blockers);
+        assert_int_equal(a->on_unmet, b->on_unmet);
+        assert_int_equal(a->ready_us, b->ready_us);
         assert_int_equal(a->created_us, b->created_us);
         assert_int_equal(a->updated_us, b->updated_us);
         assert_int_equal(a->started_us, b->started_us);
@@ -50,6 +62,15 @@ static void insert(Fixture *f, const StoreTask *task) {
         end(f);
 }
 
+static Id insert_batch(Fixture *f, const char *principal) {
+        StoreBatch batch = { .id = test_id(), .principal = (char *)principal };
+
+        begin(f);
+        assert_int_equal(store_batch_insert(f->store, &batch), 0);
+        end(f);
+        return batch.id;
+}
+
 static StoreTask full_task(void) {
         return (StoreTask){
                 .id = test_id(),
@@ -57,12 +78,23 @@ static StoreTask full_task(void) {
                 .run_as_uid = 1000,
                 .state = TASK_RUNNING,
                 .agent = (char *)"codex",
+                .candidates = (char *)"codex gemini",
                 .model = (char *)"gpt-5",
                 .priority = 99,
                 .prompt = (char *)"a\0b",
                 .n_prompt = 3,
                 .workspace = (char *)"/srv/a b",
                 .request = (char *)"{\"labels\":{\"team\":\"x\"}}",
+                .group = (char *)"night",
+                .gpus = 2,
+                .cpus_milli = 1500,
+                .memory = UINT64_C(8) << 30,
+                .max_tokens = 21,
+                .max_cost_microusd = 22,
+                .deadline_us = 23,
+                .n_blockers = 24,
+                .on_unmet = STORE_UNMET_RUN,
+                .ready_us = 25,
                 .timeout_us = 11,
                 .not_before_us = 12,
                 .created_us = 13,
@@ -87,6 +119,7 @@ static void test_task_round_trip(void **state) {
         StoreTask full = full_task(), bare = { .id = test_id(), .principal = (char *)"uid:0", .state = TASK_QUEUED };
         Fixture *f = *state;
 
+        full.batch = insert_batch(f, "key:ci");
         insert(f, &full);
         insert(f, &bare);
         assert_int_equal(store_task_load(f->store, &full.id, STORE_TASK_PROMPT | STORE_TASK_RESULT, &a), 0);
@@ -127,7 +160,9 @@ static void test_task_update(void **state) {
         assert_int_equal(a->created_us, 1);
         full.principal = a->principal;
         full.run_as_uid = -1;
-        full.workspace = NULL;
+        full.workspace = full.group = NULL;
+        full.gpus = full.cpus_milli = full.on_unmet = 0;
+        full.memory = 0;
         full.request = (char *)"{}";
         full.created_us = 1;
         assert_task(a, &full);
@@ -171,8 +206,11 @@ static int page_fn(const StoreTask *task, void *userdata) {
 }
 
 static size_t list(Fixture *f, StoreTaskFilter filter, Page *ret_page) {
+        Id next;
+
         *ret_page = (Page){};
-        assert_int_equal(store_task_list(f->store, &filter, page_fn, ret_page), 0);
+        assert_int_equal(store_task_list(f->store, &filter, page_fn, ret_page, &next), 0);
+        assert_true(id_is_null(&next));
         return ret_page->n;
 }
 
@@ -227,57 +265,191 @@ static void test_task_pages(void **state) {
         assert_true(id_equal(&page.ids[0], &ids[0]));
 
         page = (Page){ .stop_at = 3 };
-        assert_int_equal(store_task_list(f->store, &(StoreTaskFilter){ .limit = 64 }, page_fn, &page), 7);
+        assert_int_equal(store_task_list(f->store, &(StoreTaskFilter){ .limit = 64 }, page_fn, &page, NULL), 7);
         assert_int_equal(page.n, 3);
 }
 
-static void test_task_list_uses_an_index(void **state) {
-        static const char *const cases[][2] = {
-                { "SELECT * FROM tasks t WHERE 1 AND t.id < x'01' ORDER BY t.id DESC LIMIT 3",
-                  "sqlite_autoindex_tasks_1" },
-                { "SELECT * FROM tasks t WHERE 1 AND t.principal = 'a' AND +t.state = 1 ORDER BY t.id DESC LIMIT 3",
-                  "tasks_by_principal" },
-                { "SELECT * FROM tasks t WHERE 1 AND t.id < x'01' AND t.state = 1 ORDER BY t.id DESC LIMIT 3",
-                  "tasks_by_state" },
-                { "SELECT * FROM tasks t WHERE 1 AND t.id < x'01' AND +t.principal = 'a' AND t.state = 1 ORDER BY t.id "
-                  "DESC LIMIT 3",
-                  "tasks_by_state" },
-        };
+static void test_task_filters(void **state) {
         Fixture *f = *state;
+        Id batches[2] = { insert_batch(f, "uid:1"), insert_batch(f, "uid:2") }, ids[20];
+        Page page;
 
-        for (size_t i = 0; i < ELEMENTSOF(cases); i++) {
-                _cleanup_(sqlite3_freep) char *sql = sqlite3_mprintf("EXPLAIN QUERY PLAN %s", cases[i][0]);
-                sqlite3_stmt *s;
-                const char *plan;
+        for (size_t i = 0; i < ELEMENTSOF(ids); i++) {
+                StoreTask task = test_task(i % 2 ? "uid:1" : "uid:2", i % 5 ? TASK_QUEUED : TASK_FAILED);
 
-                assert_int_equal(sqlite3_prepare_v2(f->store->db, sql, -1, &s, NULL), SQLITE_OK);
-                assert_int_equal(sqlite3_step(s), SQLITE_ROW);
-                plan = (const char *)sqlite3_column_text(s, 3);
-                assert_non_null(strstr(plan, cases[i][1]));
-                assert_int_equal(sqlite3_step(s), SQLITE_DONE);         /* no TEMP B-TREE */
-                sqlite3_finalize(s);
+                task.group = (char *)(i % 4 ? "a" : i % 8 ? "b" : NULL);
+                task.batch = i < 10 ? batches[i % 2] : (Id){};
+                ids[i] = task.id;
+                insert(f, &task);
         }
+        assert_int_equal(list(f, (StoreTaskFilter){ .limit = 64, .group = "a" }, &page), 15);
+        assert_int_equal(list(f, (StoreTaskFilter){ .limit = 64, .group = "b" }, &page), 2);
+        assert_int_equal(list(f, (StoreTaskFilter){ .limit = 64, .group = "c" }, &page), 0);
+        assert_int_equal(list(f, (StoreTaskFilter){ .limit = 64, .batch = &batches[0] }, &page), 5);
+        for (size_t i = 0; i < page.n; i++)
+                assert_true(id_equal(&page.ids[i], &ids[8 - 2 * i]));
+        assert_int_equal(list(f, (StoreTaskFilter){ .limit = 64, .batch = &batches[1], .principal = "uid:1",
+                                                    .state = TASK_FAILED }, &page), 1);
+        assert_true(id_equal(&page.ids[0], &ids[5]));
+        assert_int_equal(list(f, (StoreTaskFilter){ .limit = 64, .batch = &batches[1], .principal = "uid:2" }, &page),
+                         0);
+        assert_int_equal(list(f, (StoreTaskFilter){ .limit = 2, .batch = &batches[1], .before = ids[5] }, &page), 2);
+        assert_true(id_equal(&page.ids[0], &ids[3]));
+}
+
+/* A filter that matches nothing, or the oldest task only, costs a bounded number of rows a call, and ends. */
+static void test_task_list_is_bounded(void **state) {
+        StoreTaskFilter filter = { .limit = 10, .label_name = "k", .label_value = "v" };
+        Fixture *f = *state;
+        Page page = {};
+        Id oldest, next, last;
+
+        begin(f);
+        for (size_t i = 0; i < 2 * STORE_EXAMINE_MAX + 1; i++) {
+                StoreTask task = test_task("uid:1", TASK_QUEUED);
+
+                if (i == 0) {
+                        oldest = task.id;
+                        task.request = (char *)"{\"labels\":{\"k\":\"v\"}}";
+                }
+                if (i == STORE_EXAMINE_MAX + 1)
+                        last = task.id;
+                assert_int_equal(store_task_insert(f->store, &task), 0);
+        }
+        end(f);
+        assert_int_equal(store_task_list(f->store, &filter, page_fn, &page, &next), 0);
+        assert_int_equal(page.n, 0);
+        assert_true(id_equal(&next, &last));
+        filter.before = next;
+        assert_int_equal(store_task_list(f->store, &filter, page_fn, &page, &next), 0);
+        assert_int_equal(page.n, 0);
+        assert_false(id_is_null(&next));
+        filter.before = next;
+        assert_int_equal(store_task_list(f->store, &filter, page_fn, &page, &next), 0);
+        assert_int_equal(page.n, 1);
+        assert_true(id_equal(&page.ids[0], &oldest));
+        assert_true(id_is_null(&next));
+        filter.label_value = "w";
+        assert_int_equal(store_task_list(f->store, &filter, page_fn, &page, &next), 0);
+        assert_int_equal(page.n, 1);
+        assert_true(id_is_null(&next));
+}
+
+static int first_sql_fn(unsigned type, void *userdata, void *statement, void *sql) {
+        char **first = userdata;
+
+        if (!*first)
+                assert_non_null(*first = strdup(sql));
+        return 0;
+}
+
+static int ignore_task_fn(const StoreTask *task, void *userdata) {
+        return 0;
+}
+
+/* The plan of what store_task_list() (of store_task_list_live() where the filter is NULL) runs: one index, no sort. */
+static void assert_plan(Fixture *f, const StoreTaskFilter *filter, const char *index) {
+        _cleanup_(sqlite3_freep) char *sql = NULL;
+        _cleanup_free_ char *first = NULL;
+        sqlite3_stmt *s;
+        const char *plan;
+
+        sqlite3_trace_v2(f->store->db, SQLITE_TRACE_STMT, first_sql_fn, &first);
+        if (filter)
+                assert_int_equal(store_task_list(f->store, filter, ignore_task_fn, NULL, NULL), 0);
+        else
+                assert_int_equal(store_task_list_live(f->store, ignore_task_fn, NULL), 0);
+        sqlite3_trace_v2(f->store->db, 0, NULL, NULL);
+        assert_non_null(first);
+        sql = sqlite3_mprintf("EXPLAIN QUERY PLAN %s", first);
+        assert_int_equal(sqlite3_prepare_v2(f->store->db, sql, -1, &s, NULL), SQLITE_OK);
+        assert_int_equal(sqlite3_step(s), SQLITE_ROW);
+        plan = (const char *)sqlite3_column_text(s, 3);
+        if (!strstr(plan, index))
+                print_error("%s: %s\n", first, plan);
+        assert_non_null(strstr(plan, index));
+        while (sqlite3_step(s) == SQLITE_ROW)
+                assert_null(strstr((const char *)sqlite3_column_text(s, 3), "TEMP B-TREE"));
+        sqlite3_finalize(s);
+}
+
+static void test_task_list_uses_an_index(void **state) {
+        Fixture *f = *state;
+        Id id = test_id();
+
+        assert_plan(f, &(StoreTaskFilter){ .limit = 1 }, "sqlite_autoindex_tasks_1");
+        assert_plan(f, &(StoreTaskFilter){ .limit = 1, .before = id, .group = "g" }, "sqlite_autoindex_tasks_1");
+        assert_plan(f, &(StoreTaskFilter){ .limit = 1, .principal = "a", .state = TASK_QUEUED, .before = id },
+                    "tasks_by_principal (principal=? AND id<?)");
+        assert_plan(f, &(StoreTaskFilter){ .limit = 1, .state = TASK_QUEUED, .before = id },
+                    "tasks_by_state (state=? AND id<?)");
+        assert_plan(f, &(StoreTaskFilter){ .limit = 1, .batch = &id, .before = id, .principal = "a",
+                                           .state = TASK_QUEUED, .agent = "b" },
+                    "tasks_by_batch (batch=? AND id<?)");
+        assert_plan(f, NULL, "COVERING INDEX tasks_live");
+        for (size_t i = 0; i < 20; i++) {
+                StoreTask task = test_task("a", i ? TASK_QUEUED : TASK_HELD);
+
+                insert(f, &task);
+        }
+        assert_plan(f, &(StoreTaskFilter){ .limit = 1, .principal = "a", .state = TASK_HELD, .before = id },
+                    "tasks_by_state (state=? AND id<?)");
+}
+
+static int live_fn(const StoreTask *task, void *userdata) {
+        StoreTask *expected = *(StoreTask **)userdata;
+
+        assert_task(task, expected);
+        (*(StoreTask **)userdata)++;
+        return 0;
 }
 
 static void test_task_list_live(void **state) {
+        StoreTask live[6], *next = live;
         Fixture *f = *state;
-        Page page = {};
-        Id live[5];
         size_t n = 0;
 
         for (TaskState s = 1; s < _TASK_STATE_N; s++) {
                 StoreTask task = test_task("uid:1", s);
 
-                if (!task_state_is_final(s))
-                        live[n++] = task.id;
                 insert(f, &task);
+                if (!task_state_is_final(s)) {
+                        live[n] = (StoreTask){ .id = task.id, .principal = task.principal, .run_as_uid = -1,
+                                               .state = s, .agent = task.agent, .priority = task.priority,
+                                               .created_us = 1, .usage = STORE_USAGE_UNKNOWN };
+                        n++;
+                }
                 assert_int_equal(task_state_from_name(task_state_name(s)), s);
         }
-        assert_int_equal(n, 5);
         assert_int_equal(task_state_from_name("nonsense"), 0);
-        assert_int_equal(store_task_list_live(f->store, page_fn, &page), 0);
-        assert_int_equal(page.n, 5);
-        assert_memory_equal(page.ids, live, sizeof(live));
+        assert_int_equal(n, 5);
+        live[n] = full_task();
+        live[n].batch = insert_batch(f, "uid:1");
+        insert(f, &live[n]);
+        /* What a scheduler has no use for is left out. */
+        live[n].model = live[n].workspace = live[n].request = live[n].reason = live[n].detail = NULL;
+        live[n].run_as_uid = -1;
+        live[n].timeout_us = live[n].updated_us = live[n].started_us = live[n].finished_us = live[n].backoff_us = 0;
+        live[n].max_attempts = live[n].on_unmet = 0;
+        live[n].result_truncated = false;
+        live[n++].usage = (StoreUsage)STORE_USAGE_UNKNOWN;
+        assert_int_equal(store_task_list_live(f->store, live_fn, &next), 0);
+        assert_ptr_equal(next, live + n);
+
+        /* One that ends leaves the list, one that is taken up again comes back to its place. */
+        for (size_t i = 0; i < 2; i++) {
+                _cleanup_(store_task_freep) StoreTask *task = NULL;
+
+                assert_int_equal(store_task_load(f->store, &live[0].id, 0, &task), 0);
+                task->state = i ? TASK_DELAYED : TASK_EXPIRED;
+                begin(f);
+                assert_int_equal(store_task_update(f->store, task), 0);
+                end(f);
+                live[0].state = TASK_DELAYED;
+                next = live + !i;
+                assert_int_equal(store_task_list_live(f->store, live_fn, &next), 0);
+                assert_ptr_equal(next, live + n);
+        }
 }
 
 /* ---- attempts ---- */
@@ -306,6 +478,7 @@ static void assert_attempt(const StoreAttempt *a, const StoreAttempt *b) {
         assert_int_equal(a->cpu_us, b->cpu_us);
         assert_int_equal(a->oom_kills, b->oom_kills);
         assert_str(a->session, b->session);
+        assert_str(a->agent, b->agent);
 }
 
 static int attempt_count_fn(const StoreAttempt *attempt, void *userdata) {
@@ -343,6 +516,7 @@ static void test_attempts(void **state) {
                 .cpu_us = 12,
                 .oom_kills = 13,
                 .session = (char *)"s",
+                .agent = (char *)"gemini",
         };
         _cleanup_(store_attempt_freep) StoreAttempt *a = NULL, *b = NULL, *c = NULL;
         Fixture *f = *state;
@@ -554,6 +728,8 @@ int main(void) {
                 cmocka_unit_test_setup_teardown(test_task_round_trip, fixture_setup, fixture_teardown),
                 cmocka_unit_test_setup_teardown(test_task_update, fixture_setup, fixture_teardown),
                 cmocka_unit_test_setup_teardown(test_task_pages, fixture_setup, fixture_teardown),
+                cmocka_unit_test_setup_teardown(test_task_filters, fixture_setup, fixture_teardown),
+                cmocka_unit_test_setup_teardown(test_task_list_is_bounded, fixture_setup, fixture_teardown),
                 cmocka_unit_test_setup_teardown(test_task_list_uses_an_index, fixture_setup, fixture_teardown),
                 cmocka_unit_test_setup_teardown(test_task_list_live, fixture_setup, fixture_teardown),
                 cmocka_unit_test_setup_teardown(test_attempts, fixture_setup, fixture_teardown),
