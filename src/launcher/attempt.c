@@ -318,8 +318,9 @@ static int attempt_watch(Attempt *a) {
         int r;
 
         r = loop_add(loop, &a->init, a->pidfd, EPOLLIN);
+        /* Its end alone (EPOLLHUP): what was written before is read then, and a mark alone is not worth waking up for. */
         if (!r)
-                r = loop_add(loop, &a->report, a->report_fd, EPOLLIN);
+                r = loop_add(loop, &a->report, a->report_fd, 0);
         if (!r)
                 r = loop_add(loop, &a->status_source, a->status_fd, EPOLLIN);
         for (unsigned i = 0; r == 0 && i < 2; i++)

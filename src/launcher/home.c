@@ -11,10 +11,14 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "launcher/home.h"
+
+/* From the first home thrown away to the janitor that removes it. */
+#define HOMES_JANITOR_US USEC_PER_SEC
 
 static void dir_closep(DIR **d) {
         if (*d)
@@ -147,6 +151,10 @@ static void homes_start_janitor(Homes *h) {
         }
 }
 
+static void homes_on_janitor_timer(LoopTimer *timer) {
+        homes_start_janitor(container_of(timer, Homes, janitor_timer));
+}
+
 static int homes_open_folder(int state_fd, const char *name, int *ret_fd) {
         int fd;
 
@@ -175,6 +183,7 @@ int homes_init(Homes *h, Loop *loop, const char *state_dir) {
 
         h->loop = loop;
         h->janitor.on_ready = homes_on_janitor;
+        h->janitor_timer.on_timer = homes_on_janitor_timer;
         if (asprintf(&h->tasks_path, "%s/tasks", state_dir) < 0) {
                 h->tasks_path = NULL;
                 return error_origin(-ENOMEM);
@@ -197,6 +206,10 @@ int homes_init(Homes *h, Loop *loop, const char *state_dir) {
 }
 
 void homes_deinit(Homes *h) {
+        if (heap_contains(&h->janitor_timer.node)) {
+                loop_timer_clear(h->loop, &h->janitor_timer);
+                homes_start_janitor(h);
+        }
         if (h->janitor.fd >= 0) {
                 h->again = false;
                 homes_on_janitor(&h->janitor, 0);
@@ -213,7 +226,9 @@ void home_discard(Homes *h, const Id *attempt) {
 
         id_format(attempt, id);
         home_throw_away(h, id);
-        homes_start_janitor(h);
+        if (!heap_contains(&h->janitor_timer.node) &&
+            loop_timer_set(h->loop, &h->janitor_timer, clock_monotonic_us() + HOMES_JANITOR_US) < 0)
+                homes_start_janitor(h);
 }
 
 int home_new(const char *tasks_path, const Id *attempt, uid_t uid, gid_t gid, int *ret_fd, Failure *failure) {

@@ -3,8 +3,9 @@
 /*
  * home: a folder for each attempt, STATE_DIRECTORY/tasks/<attempt>/home, owned by the task's user and mounted as its
  * HOME. It lives until the router forgets the attempt; then it is moved to STATE_DIRECTORY/trash at once, and a janitor
- * process empties the trash in its own time, since a home may hold a hundred thousand files. What an earlier launcher
- * left goes the same way at start.
+ * process empties the trash in its own time, since a home may hold a hundred thousand files. It starts a moment later,
+ * for all that ended until then: a fork costs more than a start of an agent, and makes the next one dearer. What an
+ * earlier launcher left goes the same way at start.
  */
 
 #include "base/id.h"
@@ -20,6 +21,7 @@ struct Homes {
         int tasks_fd;
         int trash_fd;
         LoopSource janitor;     /* a pidfd while one runs */
+        LoopTimer janitor_timer; /* armed while there is something for the next one */
         bool again;             /* something was thrown away since it started */
 };
 
