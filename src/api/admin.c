@@ -17,28 +17,49 @@ __asm__(".section .rodata\n"
         "api_openapi_json_end: .byte 0\n"
         ".previous\n");
 
+/* The circuit breaker, and the gate before the account (or null). */
+static int append_health(Buf *out, const SchedAgentInfo *a) {
+        int r;
+
+        r = buf_printf(out, ",\"breaker\":{\"state\":\"%s\",\"failures\":%u,\"until\":", sched_breaker_name(a->breaker),
+                       a->n_failures);
+        r = r ?: json_append_time(out, a->breaker_until_us);
+        r = r ?: buf_append_str(out, "},\"gate\":");
+        if (!a->gate_until_us)
+                return r ?: buf_append_str(out, "null");
+        r = r ?: buf_append_str(out, "{\"until\":");
+        r = r ?: json_append_time(out, a->gate_until_us);
+        r = r ?: buf_append_str(out, ",\"reason\":");
+        r = r ?: json_append_str_or_null(out, a->gate_reason);
+        return r ?: buf_append_str(out, "}");
+}
+
 static int append_agents(Request *q) {
         Buf *out = &q->out;
         int r = buf_append_str(out, "\"agents\":[");
 
         for (size_t i = 0; r == 0 && i < sched_n_agents(q->api->sched); i++) {
-                const SchedAgent *a = sched_agent(q->api->sched, i);
-                const char *const *c = adapter_capabilities(a->adapter);
-                bool installed = adapter_executable(a->adapter) || adapter_probe(a->adapter) == 0;
+                SchedAgentInfo a = sched_agent(q->api->sched, i);
+                const char *const *c = adapter_capabilities(a.adapter);
+                bool installed = adapter_executable(a.adapter) || adapter_probe((Adapter *)a.adapter) == 0;
                 r = buf_append_str(out, i ? ",{\"name\":" : "{\"name\":");
-                r = r ?: json_append_str_or_null(out, adapter_name(a->adapter));
+                r = r ?: json_append_str_or_null(out, adapter_name(a.adapter));
                 r = r ?: buf_append_str(out, ",\"title\":");
-                r = r ?: json_append_str_or_null(out, adapter_title(a->adapter));
+                r = r ?: json_append_str_or_null(out, adapter_title(a.adapter));
                 r = r ?: buf_append_str(out, ",\"capabilities\":[");
                 for (size_t j = 0; r == 0 && c && c[j]; j++) {
                         r = j ? buf_append_str(out, ",") : 0;
                         r = r ?: json_append_str_or_null(out, c[j]);
                 }
                 r = r ?: buf_printf(out, "],\"installed\":%s,\"executable\":", installed ? "true" : "false");
-                r = r ?: json_append_str_or_null(out, adapter_executable(a->adapter));
+                r = r ?: json_append_str_or_null(out, adapter_executable(a.adapter));
                 r = r ?: buf_append_str(out, ",\"hint\":");
-                r = r ?: json_append_str_or_null(out, adapter_hint(a->adapter));
-                r = r ?: buf_printf(out, ",\"concurrency\":%u,\"running\":%u,\"ready\":%zu}", adapter_concurrency(a->adapter), a->n_running, a->ready.n);
+                r = r ?: json_append_str_or_null(out, adapter_hint(a.adapter));
+                r = r ?: buf_printf(out, ",\"concurrency\":%u,\"running\":%u,\"waiting\":%" PRIu64 ",\"paused\":%s",
+                                    adapter_concurrency(a.adapter), a.n_running,
+                                    a.n_live - MIN(a.n_live, (uint64_t)a.n_running), a.paused ? "true" : "false");
+                r = r ?: append_health(out, &a);
+                r = r ?: buf_append_str(out, "}");
         }
         return r ?: buf_append_str(out, "]");
 }

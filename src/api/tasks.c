@@ -385,7 +385,7 @@ int api_task_post(Request *q) {
         r = store_begin(q->api->store);
         if (r)
                 return r;
-        r = sched_submit(q->api->sched, &s.task, s.capabilities, &scheduled, detail);
+        r = sched_submit(q->api->sched, &s.task, &(SchedRequest){ .capabilities = s.capabilities }, &scheduled, detail);
         if (r > 0) {
                 end = store_end(q->api->store, false);
                 if (end)

@@ -8,7 +8,7 @@ void heap_deinit(Heap *h) {
 
 static void heap_put(Heap *h, size_t i, HeapNode *node) {
         h->nodes[i] = node;
-        node->place = i + 1;
+        node->place = (uint32_t)(i + 1);
 }
 
 static void heap_up(Heap *h, size_t i) {
@@ -39,7 +39,7 @@ static void heap_down(Heap *h, size_t i) {
 int heap_push(Heap *h, HeapNode *node) {
         if (h->n == h->capacity) {
                 size_t capacity = h->capacity ? h->capacity * 2 : 16;
-                HeapNode **nodes = reallocarray(h->nodes, capacity, sizeof(*nodes));
+                HeapNode **nodes = capacity < UINT32_MAX ? reallocarray(h->nodes, capacity, sizeof(*nodes)) : NULL;
                 if (!nodes)
                         return error_origin(-ENOMEM);
                 h->nodes = nodes;

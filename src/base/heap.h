@@ -14,7 +14,7 @@ typedef struct HeapNode HeapNode;
 typedef bool (*HeapLess)(const HeapNode *a, const HeapNode *b);
 
 struct HeapNode {
-        size_t place;           /* index + 1; 0: in no heap */
+        uint32_t place;         /* index + 1; 0: in no heap */
 };
 
 struct Heap {

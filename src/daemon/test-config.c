@@ -188,10 +188,10 @@ static void test_agents(void **state) {
         if (config_load_agents(c, sched, configuration, data, error))
                 fail_msg("%s", error);
         assert_int_equal(sched_n_agents(sched), 2);
-        assert_string_equal(adapter_name(sched_agent(sched, 0)->adapter), "zeta");
-        assert_int_equal(adapter_concurrency(sched_agent(sched, 0)->adapter), 7);
-        assert_string_equal(adapter_name(sched_agent(sched, 1)->adapter), "alpha");
-        assert_string_equal(adapter_title(sched_agent(sched, 1)->adapter), "Own");
+        assert_string_equal(adapter_name(sched_agent(sched, 0).adapter), "zeta");
+        assert_int_equal(adapter_concurrency(sched_agent(sched, 0).adapter), 7);
+        assert_string_equal(adapter_name(sched_agent(sched, 1).adapter), "alpha");
+        assert_string_equal(adapter_title(sched_agent(sched, 1).adapter), "Own");
         sched = sched_free(sched);
         config_free(c);
 

@@ -13,7 +13,7 @@
 #define REACTOR_BUSY_RETRY_US USEC_PER_MSEC
 
 /* Timer.node.place of a timer that is in `unsorted`, for timer_is_set(). */
-#define TIMER_UNSORTED SIZE_MAX
+#define TIMER_UNSORTED UINT32_MAX
 
 struct Reactor {
         Ring *ring;

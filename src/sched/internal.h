@@ -1,32 +1,146 @@
 #pragma once
 
-/* What sched.c (the queue) and run.c (one attempt) share. */
+/*
+ * What the scheduler's files share:
+ *
+ *   sched.c    its life, the pump, timers, watching
+ *   task.c     one task that is not final: its place in memory, and the writing of its state
+ *   submit.c   admission, choice of agents, cancel, retry
+ *   queue.c    what waits: order and fairness
+ *   limit.c    limits, pauses, weights
+ *   agent.c    agents' health: gates and breakers
+ *   depend.c   dependencies, and what else follows the end of a task
+ *   recover.c  all of it again, from the store
+ *   run*.c     one attempt
+ *
+ * The queue. Tasks that wait alike (same agents, principal, group, priority and resources) are one SchedFlow; a flow is
+ * held back or not as a whole, so a task that can't run costs nothing while others do.
+ *
+ *     SchedLevel (a priority) → SchedShare (a principal's part of it) → SchedFlow → SchedTask
+ *
+ * A flow that can't run leaves the levels and is parked where its obstacle is (a limit, an agent, the resources); who
+ * removes the obstacle unparks it.
+ */
 
 #include "sched/sched.h"
 
-/* A principal's share of the queue. */
-struct SchedPrincipal {
-        MapNode node;
+typedef struct SchedAccount SchedAccount;
+typedef struct SchedAgent SchedAgent;
+typedef struct SchedFlow SchedFlow;
+typedef struct SchedLevel SchedLevel;
+typedef struct SchedLimit SchedLimit;
+typedef struct SchedRun SchedRun;
+typedef struct SchedShare SchedShare;
+typedef struct SchedTaskExtra SchedTaskExtra;
+
+#define SCHED_PRIORITIES 101
+
+typedef enum SchedBlock {
+        SCHED_BLOCK_NONE,
+        SCHED_BLOCK_LIMIT,
+        SCHED_BLOCK_PAUSED,
+        SCHED_BLOCK_GATE,
+        SCHED_BLOCK_BREAKER,
+        SCHED_BLOCK_RESOURCES,
+} SchedBlock;
+
+struct SchedLimit {
+        MapNode node;                   /* by name, in the map of its kind */
+        SchedLimitKind kind;
+        uint32_t n_running;
         uint64_t n_live;
+        List parked;                    /* flows that wait for it */
+        uint32_t n_refs;                /* flows; agents */
+        SchedLimitConfig config;        /* name is NULL */
+        StoreLimit *set;                /* at run time; NULL: nothing */
         char name[];
 };
 
-struct SchedTask {
-        MapNode node;                   /* by id */
-        HeapNode heap;                  /* in its agent's ready heap, or in the delayed one */
+/* Who pays: agents with the same credentials share what the vendor allows. */
+struct SchedAccount {
+        char *name;
+        uint64_t until_us;              /* realtime; 0: open */
+        char *reason;
+        uint32_t n_times;               /* in a row, without a success between them */
+};
+
+struct SchedAgent {
+        Adapter *adapter;
+        SchedLimit *limit;
+        SchedAccount account;
+        SchedBreaker breaker;
+        uint32_t n_failures;
+        uint32_t n_opened;              /* in a row */
+        uint64_t breaker_until_us;      /* realtime */
+        bool probing;                   /* half-open, and the one task runs */
+};
+
+/* A principal's part of one priority. */
+struct SchedShare {
+        ListLink link;                  /* of its level, for the search by principal */
+        SchedLevel *level;
+        SchedLimit *principal;
+        HeapNode by_pass;
+        HeapNode by_age;
+        Heap flows;                     /* that may run, by their oldest task */
+        double pass;                    /* virtual time: each start adds 1/weight */
+        uint32_t n_refs;
+};
+
+struct SchedLevel {
+        Heap by_pass;                   /* shares: whose turn it is */
+        Heap by_age;                    /* shares: with the oldest task */
+        double pass;                    /* of the share that was served last: who comes anew starts here */
+        List shares;
+};
+
+typedef struct SchedFlowKey {
+        uint64_t agents;                /* bit i: agent i may run it */
+        SchedLimit *principal;
+        SchedLimit *group;              /* NULL: none */
+        uint64_t memory;
+        uint32_t gpus;
+        uint32_t cpus_milli;
+        uint64_t priority;
+} SchedFlowKey;
+
+struct SchedFlow {
+        MapNode node;                   /* by key */
+        SchedFlowKey key;
         Sched *sched;
-        SchedAgent *agent;
-        SchedPrincipal *principal;
+        SchedShare *share;
+        Heap ready;                     /* its queued tasks, by order */
+        HeapNode heap;                  /* in the share */
+        ListLink parked;
+        SchedBlock block;               /* why it is parked */
+        const SchedLimit *blocker;      /* the limit's, or the agent's */
+        uint64_t n_tasks;               /* all that are not final */
+};
+
+struct SchedTask {
+        IdNode node;
+        HeapNode heap;                  /* in its flow's ready heap, or in the delayed one */
+        uint8_t state;                  /* TaskState, as last written */
+        uint8_t avoid;                  /* the agent that just failed it, + 1; 0: none */
+        bool durable : 1;               /* its insert is on disk */
+        bool cancel_requested : 1;
+        bool in_batch : 1;
+        SchedFlow *flow;
         SchedRun *run;
+        SchedTaskExtra *extra;
+        uint64_t order_us;              /* of its submission, unique: FIFO, and what ageing counts from */
+        uint64_t due_us;                /* realtime, while delayed */
+};
+
+/* What few tasks have at a time. */
+struct SchedTaskExtra {
+        SchedTask *task;
         List watches;
         StoreWait wait;                 /* submit or cancel is becoming durable */
-        Id id;
-        uint64_t sequence;              /* FIFO inside a priority */
-        uint64_t due_us;                /* realtime, while delayed */
-        uint8_t state;                  /* TaskState, as last written */
-        uint8_t priority;
-        bool durable;                   /* its insert is on disk */
-        bool cancel_requested;
+        bool waiting;
+        TaskState next;                 /* what it becomes when that is durable; 0: what it is */
+        HeapNode deadline;
+        uint64_t deadline_us;           /* realtime; 0: none */
 };
 
 struct Sched {
@@ -36,46 +150,148 @@ struct Sched {
         SchedConfig config;
         SchedAgent *agents;
         size_t n_agents;
-        Map tasks;
-        Map principals;
+        SchedLimit *global;
+        Map limits[_SCHED_LIMIT_KIND_N];
+        IdMap tasks;
+        Map flows;
+        SchedLevel levels[SCHED_PRIORITIES];
+        uint64_t busy[2];               /* bit p: level p has shares that may run */
+        List parked_any;                /* flows of several agents, none of which can take them */
+        List parked_resources;
         Heap delayed;
+        Heap deadlines;
         Timer delayed_timer;
+        Timer deadline_timer;
+        Timer health_timer;             /* the next gate or breaker that opens */
         Timer retry_timer;              /* the store was full */
         Defer pump;
         List runs;
-        uint64_t sequence;
+        uint64_t order_us;              /* the last one given out */
         uint64_t n_waiting;
-        uint32_t n_running;
+        bool depend_again;              /* the store was full when a task ended */
         Id generation;
         bool stopping;
         struct {
-                MetricFamily *submitted, *finished, *attempts, *tokens;
+                MetricFamily *submitted, *finished, *attempts, *tokens, *breaker;
                 Metric *latency, *queue_wait, *duration, *output_bytes, *truncated;
         } metrics;
 };
 
 #define SCHED_BACKOFF_MAX_US    (300 * USEC_PER_SEC)
 #define SCHED_STORE_RETRY_US    USEC_PER_SEC    /* how soon a full disk is tried again */
+/* A clock that jumps must not leave a delayed task behind: look again at least this often. */
+#define SCHED_CLOCK_CHECK_US    (30 * USEC_PER_SEC)
 
 /* ---- sched.c ---- */
 
-/* Writes the task's new state (and its state event); `record` holds the other members. In the caller's begin/end. */
-int sched_write_state(Sched *sched, StoreTask *record, TaskEvent event, const char *reason, const char *detail)
-        _must_check_;
-/* After a durable change: puts the task where its state says, or ends it (and frees it). */
-void sched_settle(SchedTask *task, TaskState state, uint64_t due_us);
-void sched_notify(SchedTask *task, bool ended);
+void sched_pump(Sched *sched);
 void sched_kick(Sched *sched);
 /* Tries again in a second: the store is full or failed. */
 void sched_retry_later(Sched *sched);
+/* Sets (or clears) a timer for the top of a heap of times by the real clock. */
+void sched_arm(Timer *timer, uint64_t due_us);
+
+/* ---- task.c ---- */
+
+SchedTask *task_find(Sched *sched, const Id *id);
+/* Charged to its limits; not yet in the queue. The record's strings are copied where needed. */
+int task_new(Sched *sched, const StoreTask *record, uint64_t agents, SchedTask **ret_task) _must_check_;
+SchedTask *task_free(SchedTask *task);
+/* NULL: no memory. */
+SchedTaskExtra *task_extra(SchedTask *task);
+/* Frees what no longer says anything. */
+void task_extra_drop(SchedTask *task);
+/* Queued or delayed: into the heap that its state asks for. */
+int task_enqueue(SchedTask *task) _must_check_;
+void task_dequeue(SchedTask *task);
+static inline bool task_is_waiting(const SchedTask *t) {
+        return t->state == TASK_QUEUED || t->state == TASK_DELAYED || t->state == TASK_BLOCKED || t->state == TASK_HELD;
+}
+/* Writes the task's new state (and its state event); `record` holds the other members. In the caller's begin/end. */
+int sched_write_state(Sched *sched, StoreTask *record, TaskEvent event, const char *reason, const char *detail)
+        _must_check_;
+/* The state event alone, of a record as it is. */
+int sched_write_state_event(Sched *sched, const StoreTask *record) _must_check_;
+/* Loads the task, applies the event and writes it, in a begin/end of its own. */
+int sched_move(Sched *sched, const Id *id, TaskEvent event, const char *reason, const char *detail) _must_check_;
+/* After a durable change: puts the task where its state says, or ends it (and frees it). */
+void sched_settle(SchedTask *task, TaskState state, uint64_t due_us);
+/* What was written becomes its state when it is durable; until then it is in no queue. -ENOMEM. */
+int task_settle_when_durable(SchedTask *task, TaskState state) _must_check_;
+void sched_notify(SchedTask *task, bool ended);
 int sched_set_str(char **p, const char *s) _must_check_;
+
+/* ---- queue.c ---- */
+
+void queue_init(Sched *sched);
+void queue_deinit(Sched *sched);
+/* The flow of tasks of this kind, made where there is none. */
+int queue_flow(Sched *sched, const SchedFlowKey *key, SchedFlow **ret_flow) _must_check_;
+/* The task has left the flow: the last one frees it. */
+void queue_flow_release(SchedFlow *flow);
+int queue_push(SchedTask *task) _must_check_;
+void queue_remove(SchedTask *task);
+/* The task that goes first and can run now, and the agent for it; NULL: none. It stays in the queue. */
+SchedTask *queue_pick(Sched *sched, SchedAgent **ret_agent);
+/* It starts: its principal's turn is over. */
+void queue_charge(SchedTask *task);
+/* The obstacle is gone (or may be): all flows of this list are looked at again. */
+void queue_unpark(Sched *sched, List *parked);
+
+/* ---- limit.c ---- */
+
+int limit_init(Sched *sched) _must_check_;
+void limit_deinit(Sched *sched);
+/* Found or made; with a reference. */
+int limit_ref(Sched *sched, SchedLimitKind kind, const char *name, SchedLimit **ret_limit) _must_check_;
+void limit_unref(Sched *sched, SchedLimit *limit);
+SchedLimit *limit_find(const Sched *sched, SchedLimitKind kind, const char *name);
+uint32_t limit_running_max(const SchedLimit *limit);
+uint64_t limit_queued_max(const SchedLimit *limit);
+uint32_t limit_weight(const SchedLimit *limit);
+bool limit_is_paused(const SchedLimit *limit);
+SchedBlock limit_block(const SchedLimit *limit);
+void limit_take(SchedLimit *limit);
+/* Unparks what waits for it. */
+void limit_give(Sched *sched, SchedLimit *limit);
+
+/* ---- agent.c ---- */
+
+SchedAgent *agent_find(Sched *sched, const char *name);
+static inline uint64_t agent_bit(const Sched *s, const SchedAgent *a) {
+        return UINT64_C(1) << (a - s->agents);
+}
+bool agent_is_installed(SchedAgent *agent);
+SchedBlock agent_block(const SchedAgent *agent);
+/* When a gate or a breaker lets tasks through again; realtime, 0: no such time. */
+uint64_t agent_until(const SchedAgent *agent);
+/* An attempt has begun, and ended: reason and retry_after_us as the adapter gave them. In the caller's begin/end. */
+void agent_began(SchedAgent *agent);
+int agent_ended(Sched *sched, SchedAgent *agent, bool succeeded, const char *reason, uint64_t retry_after_us)
+        _must_check_;
+void agent_health_arm(Sched *sched);
+
+/* ---- depend.c ---- */
+
+/* What the task's dependencies say: TASK_EVENT_BLOCK (wait), TASK_EVENT_DUE (all met), TASK_EVENT_CANCEL (never). */
+int depend_judge(Sched *sched, const StoreTask *record, TaskEvent *ret_event, char ret_detail[static SCHED_DETAIL_MAX])
+        _must_check_;
+/* The task has ended, durably: those that waited for it go on or end, the losers of its batch are cancelled. */
+void depend_ended(Sched *sched, const Id *id, TaskState state, bool in_batch);
+/* Of all blocked tasks, after a restart. */
+int depend_recover(Sched *sched) _must_check_;
+
+/* ---- recover.c ---- */
+
+/* The agents that may run it, as a mask; 0: none is configured any more. */
+uint64_t recover_agents(Sched *sched, const StoreTask *record);
 
 /* ---- run.c ---- */
 
 /* Takes a queued task: writes its attempt and spawns it when durable. STORE_E_FULL, STORE_E_FAILED: nothing changed. */
-int run_start(SchedTask *task) _must_check_;
+int run_start(SchedTask *task, SchedAgent *agent) _must_check_;
 /* A run found in the store at start, waiting for the launcher's LIST. */
-int run_recover(SchedTask *task, StoreTask *record, const StoreAttempt *attempt) _must_check_;
+int run_recover(SchedTask *task, SchedAgent *agent, StoreTask *record, const StoreAttempt *attempt) _must_check_;
 void run_cancel(SchedRun *run);
 /* True where the attempt's end is already written: the task, which would run again, is cancelled after it. */
 bool run_cancel_ending(SchedRun *run) _must_check_;

@@ -69,19 +69,20 @@ static int copy_attempt(StoreAttempt *to, const StoreAttempt *from) {
         int r;
 
         *to = *from;
-        to->outcome = to->reason = to->detail = to->session = NULL;
-        r = sched_set_str(&to->outcome, from->outcome);
+        to->agent = to->outcome = to->reason = to->detail = to->session = NULL;
+        r = sched_set_str(&to->agent, from->agent);
+        r = r ?: sched_set_str(&to->outcome, from->outcome);
         r = r ?: sched_set_str(&to->reason, from->reason);
         r = r ?: sched_set_str(&to->detail, from->detail);
         return r ?: sched_set_str(&to->session, from->session);
 }
 
-int run_recover(SchedTask *task, StoreTask *record_take, const StoreAttempt *attempt) {
+int run_recover(SchedTask *task, SchedAgent *agent, StoreTask *record_take, const StoreAttempt *attempt) {
         char error[YAML_ERROR_MAX];
         SchedRun *run;
         int r;
 
-        r = run_new(task, record_take, &run);
+        r = run_new(task, agent, record_take, &run);
         if (r)
                 return error_trace(r);
         r = copy_attempt(run->attempt, attempt);

@@ -21,7 +21,7 @@ int run_append(SchedRun *run, StoreEvent *event) {
 
         event->attempt = run->attempt->number;
         event->at_us = clock_realtime_us();
-        r = store_event_append(run->sched->store, &run->task->id, event, &seq);
+        r = store_event_append(run->sched->store, &run->task->node.id, event, &seq);
         if (!r)
                 run->attempt->captured_bytes += event->n_data + event->n_raw;
         return r;
@@ -128,13 +128,13 @@ int run_replay(SchedRun *run) {
         AdapterRun *adapter = NULL;
         int r;
 
-        r = adapter_run_new(&adapter, run->task->agent->adapter);
+        r = adapter_run_new(&adapter, run->agent->adapter);
         if (r)
                 return error_trace(r);
         adapter_run_free(run->adapter);
         run->adapter = adapter;
         run->has_result = false;
-        r = store_event_list(run->sched->store, &run->task->id, 0, UINT32_MAX, replay_event, run);
+        r = store_event_list(run->sched->store, &run->task->node.id, 0, UINT32_MAX, replay_event, run);
         run->stale = r != 0;
         return error_fold(r);
 }

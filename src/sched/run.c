@@ -9,6 +9,7 @@
  */
 
 #include <stdio.h>
+#include <sys/random.h>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -37,8 +38,8 @@ SchedRun *run_free(SchedRun *run) {
         list_unlink(&run->link);
         if (run->task) {
                 run->task->run = NULL;
-                run->task->agent->n_running--;
-                run->sched->n_running--;
+                for (size_t i = 0; i < ELEMENTSOF(run->limits); i++)
+                        limit_give(run->sched, run->limits[i]);
         }
         free(run);
         return NULL;
@@ -47,7 +48,7 @@ SchedRun *run_free(SchedRun *run) {
 void run_log(const SchedRun *run, int level, const char *message_id, const char *text) {
         char task[ID_TEXT_MAX], attempt[ID_TEXT_MAX], pid[16] = "";
 
-        id_format(&run->task->id, task);
+        id_format(&run->task->node.id, task);
         id_format(&run->attempt->id, attempt);
         if (run->worker)
                 snprintf(pid, sizeof(pid), "%u", run->worker->pid);
@@ -112,8 +113,8 @@ void run_arm(SchedRun *run) {
 
 /* ---- start ---- */
 
-int run_new(SchedTask *task, StoreTask *record_take, SchedRun **ret_run) {
-        Sched *s = task->sched;
+int run_new(SchedTask *task, SchedAgent *agent, StoreTask *record_take, SchedRun **ret_run) {
+        Sched *s = task->flow->sched;
         SchedRun *run = calloc(1, sizeof(*run));
         int r;
 
@@ -130,10 +131,15 @@ int run_new(SchedTask *task, StoreTask *record_take, SchedRun **ret_run) {
                 run->streams[i].line = (Buf)BUF_INIT(2 * LAUNCH_WINDOW);
         run->task = task;
         task->run = run;
-        task->agent->n_running++;
-        s->n_running++;
+        run->agent = agent;
+        run->limits[0] = s->global;
+        run->limits[1] = agent->limit;
+        run->limits[2] = task->flow->key.principal;
+        run->limits[3] = task->flow->key.group;
+        for (size_t i = 0; i < ELEMENTSOF(run->limits); i++)
+                limit_take(run->limits[i]);
         run->attempt = calloc(1, sizeof(*run->attempt));
-        r = run->attempt ? adapter_run_new(&run->adapter, task->agent->adapter) : error_origin(-ENOMEM);
+        r = run->attempt ? adapter_run_new(&run->adapter, agent->adapter) : error_origin(-ENOMEM);
         if (r) {
                 run_free(run);
                 return error_trace(r);
@@ -145,7 +151,7 @@ int run_new(SchedTask *task, StoreTask *record_take, SchedRun **ret_run) {
 int run_render(SchedRun *run, char ret_error[static YAML_ERROR_MAX]) {
         int r;
 
-        r = adapter_render(run->task->agent->adapter, run->record, RUN_HOME, &run->command, ret_error);
+        r = adapter_render(run->agent->adapter, run->record, RUN_HOME, &run->command, ret_error);
         if (r)
                 return r;
         run->inactivity_us = run->command->inactivity_us;
@@ -155,7 +161,7 @@ int run_render(SchedRun *run, char ret_error[static YAML_ERROR_MAX]) {
 
 /* The task can't be rendered for its agent any more (a changed manifest): it fails without an attempt. */
 static int run_refuse(SchedTask *task, StoreTask *record, const char *why) {
-        Sched *s = task->sched;
+        Sched *s = task->flow->sched;
         int r;
 
         r = store_begin(s->store);
@@ -171,17 +177,17 @@ static int run_refuse(SchedTask *task, StoreTask *record, const char *why) {
 
 static void on_wait(StoreWait *wait, int error);
 
-int run_start(SchedTask *task) {
-        Sched *s = task->sched;
+int run_start(SchedTask *task, SchedAgent *agent) {
+        Sched *s = task->flow->sched;
         StoreTask *record = NULL;
         char error[YAML_ERROR_MAX] = "";
         SchedRun *run;
         int r;
 
-        r = store_task_load(s->store, &task->id, STORE_TASK_PROMPT, &record);
+        r = store_task_load(s->store, &task->node.id, STORE_TASK_PROMPT, &record);
         if (r)
                 return r;
-        r = run_new(task, record, &run);
+        r = run_new(task, agent, record, &run);
         if (r)
                 return error_trace(r);
         run->picked_us = clock_monotonic_us();
@@ -199,7 +205,7 @@ int run_start(SchedTask *task) {
                 run_free(run);
                 return error_trace(r);
         }
-        run->attempt->task_id = task->id;
+        run->attempt->task_id = task->node.id;
         run->attempt->number = run->record->n_attempts + 1;
         run->attempt->open = true;
         run->attempt->generation = s->generation;
@@ -208,6 +214,12 @@ int run_start(SchedTask *task) {
         run->attempt->usage = (StoreUsage)STORE_USAGE_UNKNOWN;
         run->record->n_attempts++;
         run->record->not_before_us = 0;
+        r = sched_set_str(&run->record->agent, adapter_name(agent->adapter));
+        r = r ?: sched_set_str(&run->attempt->agent, run->record->agent);
+        if (r) {
+                run_free(run);
+                return error_trace(r);
+        }
         if (!run->record->started_us) {
                 run->record->started_us = run->attempt->started_us;
                 metric_observe(s->metrics.queue_wait,
@@ -226,9 +238,11 @@ int run_start(SchedTask *task) {
                 run_free(run);
                 return r;
         }
-        heap_remove(&task->agent->ready, &task->heap);
+        queue_charge(task);
+        task_dequeue(task);
         s->n_waiting--;
         task->state = TASK_RUNNING;
+        agent_began(agent);
         run->phase = RUN_COMMITTING;
         /* The prompt is in the command now. */
         free(steal_ptr(&run->record->prompt));
@@ -255,9 +269,42 @@ static void add_usage(int64_t *sum, int64_t v) {
                 *sum = MAX(*sum, INT64_C(0)) + v;
 }
 
-static TaskEvent run_decide(SchedRun *run, RunEnd *end) {
-        uint64_t backoff_us;
+/*
+ * Full jitter (Brooker, "Exponential Backoff And Jitter", 2015): anywhere between now and the exponential bound, so that
+ * tasks that failed together don't come back together. What the vendor asks for is waited out in any case.
+ */
+static uint64_t run_backoff(const SchedRun *run, uint64_t retry_after_us) {
+        uint64_t bound_us = run->record->backoff_us, random = 0;
 
+        for (uint32_t i = 1; i < run->record->n_attempts && bound_us < SCHED_BACKOFF_MAX_US; i++)
+                bound_us *= 2;
+        bound_us = MIN(bound_us, SCHED_BACKOFF_MAX_US);
+        /* No entropy is no reason not to wait. */
+        if (getrandom(&random, sizeof(random), GRND_NONBLOCK) != sizeof(random))
+                random = bound_us / 2;
+        return retry_after_us + random % (bound_us + 1);
+}
+
+/* Failures that say something of the agent or its account, not of the task. */
+static bool is_agents_fault(const char *reason) {
+        static const char *const reasons[] = { "rate_limited", "quota", "authentication", "overloaded", "network",
+                                               "spawn_failed" };
+
+        for (size_t i = 0; reason && i < ELEMENTSOF(reasons); i++)
+                if (streq(reason, reasons[i]))
+                        return true;
+        return false;
+}
+
+static bool run_decide_elsewhere(const SchedRun *run, const RunEnd *end) {
+        unsigned n = (unsigned)__builtin_popcountll(run->task->flow->key.agents);
+
+        /* Each of the agents gets its turn even where the task asks for one attempt. */
+        return n > 1 && is_agents_fault(end->reason) && run->record->n_attempts < MAX(run->record->max_attempts, n);
+}
+
+static TaskEvent run_decide(SchedRun *run, RunEnd *end) {
+        run->avoid = 0;
         /* Done before the request to end it took effect is done. */
         if (end->event == TASK_EVENT_SUCCEED && !run->exit.killed)
                 return TASK_EVENT_SUCCEED;
@@ -266,15 +313,15 @@ static TaskEvent run_decide(SchedRun *run, RunEnd *end) {
                 end->reason = "cancelled";
                 return TASK_EVENT_CANCEL;
         }
+        if (end->event == TASK_EVENT_FAIL && run_decide_elsewhere(run, end)) {
+                run->avoid = (uint8_t)(run->agent - run->sched->agents + 1);
+                return TASK_EVENT_REQUEUE;
+        }
         if (end->event != TASK_EVENT_FAIL || !end->retryable)
                 return end->event;
         if (run->record->n_attempts >= run->record->max_attempts)
                 return run->record->max_attempts > 1 ? TASK_EVENT_EXHAUST : TASK_EVENT_FAIL;
-        backoff_us = run->record->backoff_us;
-        for (uint32_t i = 1; i < run->record->n_attempts && backoff_us < SCHED_BACKOFF_MAX_US; i++)
-                backoff_us *= 2;
-        backoff_us = MAX(MIN(backoff_us, SCHED_BACKOFF_MAX_US), end->retry_after_us);
-        run->next_due_us = run->record->not_before_us = clock_realtime_us() + backoff_us;
+        run->next_due_us = run->record->not_before_us = clock_realtime_us() + run_backoff(run, end->retry_after_us);
         return TASK_EVENT_DELAY;
 }
 
@@ -318,6 +365,7 @@ static int run_write_end(SchedRun *run, RunEnd *end) {
         if (event == TASK_EVENT_SUCCEED && end->text)
                 r = run_append_result(run, end->text, end->n_text);
         r = r ?: run_attempt_end(run, end->outcome, end->reason, end->detail);
+        r = r ?: agent_ended(s, run->agent, event == TASK_EVENT_SUCCEED, end->reason, end->retry_after_us);
         r = r ?: sched_write_state(s, run->record, event, end->reason, end->detail);
         int e = store_end(s->store, r == 0);
         r = r ?: e;
@@ -339,6 +387,7 @@ static int run_write_end(SchedRun *run, RunEnd *end) {
 static void run_ended(SchedRun *run) {
         SchedTask *task = run->task;
         TaskState next = run->next;
+        uint8_t avoid = run->avoid;
         uint64_t due_us = run->next_due_us;
         char text[160];
 
@@ -350,6 +399,7 @@ static void run_ended(SchedRun *run) {
                 run->worker = NULL;
         }
         run_free(run);
+        task->avoid = avoid;
         sched_settle(task, next, due_us);
 }
 
@@ -393,7 +443,7 @@ void run_spawn(SchedRun *run) {
         }
         spec = (WorkerSpec){
                 .attempt = run->attempt->id,
-                .task = run->task->id,
+                .task = run->task->node.id,
                 .agent = run->record->agent,
                 .argv = (const char *const *)run->command->argv,
                 .environment = (const char *const *)run->command->environment,

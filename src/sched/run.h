@@ -48,6 +48,8 @@ struct SchedRun {
         ListLink link;
         Sched *sched;
         SchedTask *task;
+        SchedAgent *agent;
+        SchedLimit *limits[4];          /* charged: global, agent's, principal's, group's (or NULL) */
         StoreTask *record;
         StoreAttempt *attempt;
         AdapterRun *adapter;
@@ -74,6 +76,7 @@ struct SchedRun {
         bool has_end;
         TaskState next;                 /* ENDING: the state written */
         uint64_t next_due_us;
+        uint8_t avoid;                  /* for the task: SchedTask.avoid */
 };
 
 /* ---- run.c ---- */
@@ -81,7 +84,7 @@ void run_log(const SchedRun *run, int level, const char *message_id, const char 
 void run_stop_worker(SchedRun *run);
 void run_touch(SchedRun *run);
 void run_arm(SchedRun *run);
-int run_new(SchedTask *task, StoreTask *record_take, SchedRun **ret_run) _must_check_;
+int run_new(SchedTask *task, SchedAgent *agent, StoreTask *record_take, SchedRun **ret_run) _must_check_;
 int run_render(SchedRun *run, char ret_error[static YAML_ERROR_MAX]) _must_check_;
 void run_spawn(SchedRun *run);
 int run_save(SchedRun *run) _must_check_;

@@ -1,20 +1,29 @@
 #pragma once
 
 /*
- * Sched: which task runs next, and the life of each attempt.
+ * Sched: which task runs next, on which agent, and the life of each attempt.
  *
- * The store is the truth; the scheduler keeps one small SchedTask for each task that is not final, in a heap an agent
- * (priority, then order of submission) and a heap of delayed ones by due time. Every step is durable before it has an
- * effect outside: an attempt is spawned once its row (and the task's, which may be in the same commit) is, output is
- * acknowledged to the launcher once its events are, a watcher is told once what it may read is.
+ * The store is the truth; the scheduler keeps one small SchedTask for each task that is not final. Every step is
+ * durable before it has an effect outside: an attempt is spawned once its row (and the task's, which may be in the same
+ * commit) is, output is acknowledged to the launcher once its events are, a watcher is told once what it may read is.
  *
- *     sched_submit() → ready heap → pump() → attempt_insert → durable → launcher_spawn() (run.c)
+ *     sched_submit() → queue → pump() → attempt_insert → durable → launcher_spawn() (run.c)
  *     → output lines → adapter → events → durable → worker_acked(), watchers
- *     → exit → outcome → final state or delayed retry → durable → worker_forget(), watchers
+ *     → exit → outcome → final state, delayed retry or another agent → durable → worker_forget(), watchers, dependants
+ *
+ * The order (queue.c). A task's rank is its priority, plus one point for every SCHED_AGE_US that it has waited; the
+ * highest rank goes first. So a task of priority p is overtaken by tasks of priority q > p only where those came within
+ * (q − p) × SCHED_AGE_US after it: at most 50 minutes for 0 against 100, however many come. Inside a priority,
+ * principals take turns by weight (start-time fair queueing), and each principal's tasks run in the order of their
+ * submission.
+ *
+ * What holds a task back is a limit (of all, its agent, its principal, its group), a pause, its agent's account that is
+ * rate-limited (gate), its agent's failures (breaker), resources, or the machine's pressure: sched_waiting() tells.
  */
 
 #include "adapter/adapter.h"
 #include "base/heap.h"
+#include "base/idmap.h"
 #include "base/list.h"
 #include "base/map.h"
 #include "reactor/reactor.h"
@@ -24,31 +33,62 @@
 #include "worker/worker.h"
 
 typedef struct Sched Sched;
-typedef struct SchedAgent SchedAgent;
+typedef struct SchedAgentInfo SchedAgentInfo;
 typedef struct SchedConfig SchedConfig;
-typedef struct SchedPrincipal SchedPrincipal;
-typedef struct SchedRun SchedRun;
+typedef struct SchedLimitConfig SchedLimitConfig;
+typedef struct SchedLimitInfo SchedLimitInfo;
 typedef struct SchedTask SchedTask;
+typedef struct SchedWaiting SchedWaiting;
 typedef struct SchedWatch SchedWatch;
 
 #define SCHED_DETAIL_MAX 512
+#define SCHED_AGENTS_MAX 64             /* candidates are a mask of 64 bits */
+#define SCHED_GROUPS_MAX 1024           /* groups that have tasks or settings: each has memory of its own */
+#define SCHED_AGE_US (30 * USEC_PER_SEC)
+#define SCHED_NO_LIMIT UINT32_MAX
+#define SCHED_DEPENDENCIES_MAX 64       /* of one task */
 
 enum {
         _SCHED_E_SUCCESS,
         SCHED_E_FULL,                   /* the queue as a whole is full: try again later */
         SCHED_E_QUOTA,                  /* this principal's share is used up */
+        SCHED_E_PRESSURE,               /* the machine is short of memory, CPU or disk: try again later */
         SCHED_E_NO_AGENT,               /* no such agent, or none has the capabilities */
         SCHED_E_NOT_INSTALLED,          /* the agent's CLI is not there; detail says how to install it */
-        SCHED_E_UNSUPPORTED,            /* the agent can't do what the task asks */
+        SCHED_E_UNSUPPORTED,            /* the agent can't do what the task asks; nor has the machine such resources */
+        SCHED_E_INVALID,                /* the task contradicts itself: detail says how */
         SCHED_E_NOT_FOUND,
         SCHED_E_FINAL,                  /* the task has already ended */
+        SCHED_E_NOT_FINAL,              /* it has not ended: nothing to retry */
         SCHED_E_UNAVAILABLE,            /* the store takes no writes */
+};
+
+typedef enum SchedLimitKind {
+        SCHED_GLOBAL,
+        SCHED_AGENT,
+        SCHED_PRINCIPAL,
+        SCHED_GROUP,
+        _SCHED_LIMIT_KIND_N,
+} SchedLimitKind;
+
+/* The configuration's part of a limit; what an administrator sets at run time goes before it. */
+struct SchedLimitConfig {
+        SchedLimitKind kind;
+        char *name;                     /* "" for the global one */
+        uint32_t running;               /* SCHED_NO_LIMIT: none */
+        uint64_t queued;                /* 0: no limit of its own */
+        uint32_t weight;                /* principals: share inside a priority; 0 is 1 */
+        bool paused;
 };
 
 struct SchedConfig {
         uint32_t running_max;           /* attempts at once, over all agents */
         uint64_t queued_max;            /* tasks that are not final */
         uint64_t queued_per_principal_max;
+        uint32_t running_per_principal_max;     /* 0: no limit */
+        uint64_t queued_bytes_max;      /* prompts of tasks that are not final; 0: no limit */
+        const SchedLimitConfig *limits; /* the configuration's, which outlives the scheduler or sched_configure() */
+        size_t n_limits;
         uint64_t timeout_us;            /* defaults for tasks that do not say */
         uint32_t max_attempts;
         uint64_t backoff_us;
@@ -57,12 +97,8 @@ struct SchedConfig {
         uint64_t memory_max;
         uint32_t pids_max;
         uint32_t cpu_percent;
-};
-
-struct SchedAgent {
-        Adapter *adapter;
-        Heap ready;
-        uint32_t n_running;
+        uint32_t cpus_milli;            /* what tasks may reserve together; 0: no limit */
+        uint64_t memory;                /* the same, in bytes */
 };
 
 /* Told (from the reactor) that the task has new durable events, or has ended: read the store. */
@@ -75,7 +111,7 @@ int sched_new(Sched **ret_sched, Reactor *reactor, Store *store, Metrics *metric
         _must_check_;
 Sched *sched_free(Sched *sched);
 DEFINE_CLEANUP(Sched, sched_free);
-/* Takes the adapter; the order of adding is the order of preference. */
+/* Takes the adapter; the order of adding is the order of preference. -E2BIG past SCHED_AGENTS_MAX. */
 int sched_add_agent_take(Sched *sched, Adapter *adapter) _must_check_;
 /* Loads every task that is not final. Call once, before the launcher's connection starts. */
 int sched_recover(Sched *sched) _must_check_;
@@ -86,31 +122,103 @@ void sched_set_launcher(Sched *sched, LauncherClient *client);
 /* Stops picking; running attempts are left alone (they belong to the launcher). */
 void sched_stop(Sched *sched);
 
+/* What a submit asks for beside the record. */
+typedef struct SchedRequest {
+        const char *const *capabilities;        /* NULL-terminated; may be NULL */
+        const Id *after;                        /* tasks in the store, or earlier in the same begin/end */
+        size_t n_after;
+        StoreCondition on;                      /* of each of them; 0: success */
+} SchedRequest;
+
 /*
- * Submit, in the caller's store_begin()/store_end(): fills task->agent, timeouts and defaults, inserts it and its first
- * event. After store_end() call sched_submitted(), which queues the task (kept) or forgets it; a commit that fails
- * forgets it too.
+ * Submit, in the caller's store_begin()/store_end(): fills task->agent, candidates, timeouts and defaults, inserts it
+ * and its first event. After store_end() call sched_submitted(), which queues the task (kept) or forgets it; a commit
+ * that fails forgets it too. A task whose fate is decided by what it depends on may end at once: *ret_task is NULL then.
  */
-int sched_submit(Sched *sched, StoreTask *task, const char *const *capabilities, SchedTask **ret_task,
+int sched_submit(Sched *sched, StoreTask *task, const SchedRequest *request, SchedTask **ret_task,
                  char ret_detail[static SCHED_DETAIL_MAX]) _must_check_;
 void sched_submitted(SchedTask *task, bool kept);
 /*
  * In the caller's begin/end too. A waiting task is cancelled by the write; a running one is killed when it is durable.
  */
 int sched_cancel(Sched *sched, const Id *id) _must_check_;
+/*
+ * In the caller's begin/end: a task that ended without success is queued anew, with as many attempts as at first.
+ * Then sched_submitted() as after a submit.
+ */
+int sched_requeue(Sched *sched, const Id *id, SchedTask **ret_task, char ret_detail[static SCHED_DETAIL_MAX])
+        _must_check_;
 /* False where the task is not live (it has ended, or never was). */
 bool sched_watch(Sched *sched, const Id *id, SchedWatch *watch);
 void sched_unwatch(SchedWatch *watch);
 
+/* ---- limits ---- */
+
+struct SchedLimitInfo {
+        SchedLimitKind kind;
+        const char *name;
+        uint32_t running_max;           /* in force; SCHED_NO_LIMIT: none */
+        uint32_t n_running;
+        uint64_t n_live;                /* waiting and running */
+        uint64_t queued_max;            /* 0: no limit of its own */
+        uint32_t weight;
+        bool paused;
+        bool at_run_time;               /* an administrator's setting is in force, not the configuration's */
+};
+
+const char *sched_limit_kind_name(SchedLimitKind kind);
+bool sched_limit_kind_parse(const char *name, SchedLimitKind *ret_kind);
+/* Those that are set, or have live tasks. fn returns 0 to go on. */
+int sched_limit_list(const Sched *sched, int (*fn)(const SchedLimitInfo *info, void *userdata), void *userdata)
+        _must_check_;
+/* Durable by the caller's begin/end; in force at once. SCHED_E_NO_AGENT: there is no agent of this name. */
+int sched_limit_set(Sched *sched, const StoreLimit *limit) _must_check_;
+/* Back to the configuration's. SCHED_E_NOT_FOUND: nothing was set at run time. */
+int sched_limit_unset(Sched *sched, SchedLimitKind kind, const char *name) _must_check_;
+
+/* ---- looking ---- */
+
+/* Why a live task does not run. */
+struct SchedWaiting {
+        /* "order", "limit", "paused", "draining", "gate", "breaker", "resources", "pressure", "launcher", "dependency",
+           "delayed" */
+        const char *reason;
+        char detail[160];
+        uint64_t since_us;              /* realtime */
+        uint64_t until_us;              /* realtime; 0 where nobody can know */
+};
+/* False where the task runs or has ended. */
+bool sched_waiting(const Sched *sched, const StoreTask *task, SchedWaiting *ret_waiting);
+
+typedef enum SchedBreaker {
+        SCHED_BREAKER_CLOSED,
+        SCHED_BREAKER_OPEN,             /* nothing starts until a time */
+        SCHED_BREAKER_HALF_OPEN,        /* one task tries */
+} SchedBreaker;
+const char *sched_breaker_name(SchedBreaker breaker);
+
+struct SchedAgentInfo {
+        const Adapter *adapter;
+        uint32_t n_running;
+        uint64_t n_live;                /* tasks that no other agent may run, and what runs */
+        bool paused;
+        SchedBreaker breaker;
+        uint32_t n_failures;            /* in a row, of the kinds that open the breaker */
+        uint64_t breaker_until_us;      /* realtime, while open */
+        uint64_t gate_until_us;         /* realtime; 0: the account is not gated */
+        const char *gate_reason;        /* "rate_limited" or "quota" */
+};
+size_t sched_n_agents(const Sched *sched);
+SchedAgentInfo sched_agent(const Sched *sched, size_t i);
+
 typedef struct SchedStats {
         uint64_t n_live;
-        uint64_t n_waiting;             /* queued or delayed */
+        uint64_t n_waiting;             /* not running */
         uint32_t n_running;
+        bool draining;
 } SchedStats;
 SchedStats sched_stats(const Sched *sched);
 const SchedConfig *sched_config(const Sched *sched);
-size_t sched_n_agents(const Sched *sched);
-const SchedAgent *sched_agent(const Sched *sched, size_t i);
 const LauncherClient *sched_launcher(const Sched *sched);
 /* The launcher's generation where connected, else NULL. */
 const Id *sched_launcher_generation(const Sched *sched);

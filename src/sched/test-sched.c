@@ -80,8 +80,8 @@ static void test_limits(void **state) {
                 world_submit(&w, &(TaskSpec){ .agent = "json", .priority = 10 });
         world_pass(&w, 10 * USEC_PER_SEC);
         /* Three of the agent's own, and ten in all: a full agent holds up no other. */
-        assert_int_equal(sched_agent(w.sched, 0)->n_running, 3);
-        assert_int_equal(sched_agent(w.sched, 1)->n_running, 7);
+        assert_int_equal(sched_agent(w.sched, 0).n_running, 3);
+        assert_int_equal(sched_agent(w.sched, 1).n_running, 7);
         assert_int_equal(sched_stats(w.sched).n_running, 10);
         assert_int_equal(sched_stats(w.sched).n_waiting, 10);
         assert_int_equal(w.launcher.n, 10);
@@ -144,7 +144,7 @@ static void test_admission(void **state) {
         assert_int_equal(world_try_submit(&w, &(TaskSpec){ .agent = "text", .principal = "uid:2" }, &id), SCHED_E_FULL);
         w.poll = poll_succeed;
         world_run_until(&w, sched_stats(w.sched).n_live == 0);
-        assert_int_equal(w.sched->principals.n, 0);
+        assert_int_equal(w.sched->limits[SCHED_PRINCIPAL].n, 0);
         world_deinit(&w);
 }
 

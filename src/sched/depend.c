@@ -1,0 +1,163 @@
+/*
+ * depend: what follows the end of a task for others.
+ *
+ * The store has the dependencies; a blocked task is judged anew from all of them each time that one ends, so nothing is
+ * counted and a restart only has to judge again.
+ */
+
+#include <stdio.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "sched/internal.h"
+
+typedef struct Judgement {
+        unsigned n_pending, n_unmet;
+        Id unmet;
+        TaskState state;                /* of the one that is unmet */
+} Judgement;
+
+static int judge(const Id *on, TaskState state, StoreCondition condition, void *userdata) {
+        Judgement *j = userdata;
+        bool met = condition == STORE_ON_FINISH || (condition == STORE_ON_SUCCESS) == (state == TASK_SUCCEEDED);
+
+        if (!task_state_is_final(state))
+                j->n_pending++;
+        else if (!met) {
+                j->n_unmet++;
+                j->unmet = *on;
+                j->state = state;
+        }
+        return 0;
+}
+
+int depend_judge(Sched *s, const StoreTask *record, TaskEvent *ret_event, char ret_detail[static SCHED_DETAIL_MAX]) {
+        char id[ID_TEXT_MAX];
+        Judgement j = {};
+        int r;
+
+        r = store_dependency_list(s->store, &record->id, judge, &j);
+        if (r)
+                return error_fold(r);
+        if (j.n_unmet && record->on_unmet != STORE_UNMET_RUN) {
+                id_format(&j.unmet, id);
+                snprintf(ret_detail, SCHED_DETAIL_MAX, "task %s, which it waited for, has ended: %s", id,
+                         task_state_name(j.state));
+                *ret_event = TASK_EVENT_CANCEL;
+        } else if (j.n_pending)
+                *ret_event = TASK_EVENT_BLOCK;
+        else
+                *ret_event = record->not_before_us > clock_realtime_us() ? TASK_EVENT_DELAY : TASK_EVENT_DUE;
+        return 0;
+}
+
+/* Judges a blocked task and moves it. */
+static int depend_move(Sched *s, SchedTask *t) {
+        _cleanup_(store_task_freep) StoreTask *record = NULL;
+        char detail[SCHED_DETAIL_MAX];
+        TaskEvent event = TASK_EVENT_BLOCK;
+        int r, e;
+
+        r = store_begin(s->store);
+        if (r)
+                return r;
+        r = store_task_load(s->store, &t->node.id, 0, &record);
+        r = r ?: depend_judge(s, record, &event, detail);
+        if (!r && event != TASK_EVENT_BLOCK)
+                r = sched_write_state(s, record, event, event == TASK_EVENT_CANCEL ? "dependency" : NULL,
+                                      event == TASK_EVENT_CANCEL ? detail : NULL);
+        e = store_end(s->store, r == 0);
+        r = r ?: e;
+        if (r || event == TASK_EVENT_BLOCK)
+                return r;
+        if (event == TASK_EVENT_CANCEL)
+                return error_trace(task_settle_when_durable(t, TASK_CANCELLED));
+        /* Whether this write is durable makes no difference: after a crash before it, it is judged the same again. */
+        sched_settle(t, record->state, record->not_before_us);
+        return 0;
+}
+
+typedef struct IdList {
+        Id *ids;
+        size_t n;
+} IdList;
+
+static int id_list_add(IdList *l, const Id *id) {
+        Id *ids = reallocarray(l->ids, l->n + 1, sizeof(*ids));
+
+        if (!ids)
+                return error_origin(-ENOMEM);
+        l->ids = ids;
+        l->ids[l->n++] = *id;
+        return 0;
+}
+
+static int add_dependant(const Id *task, StoreCondition condition, void *userdata) {
+        return id_list_add(userdata, task);
+}
+
+static int add_loser(const StoreTask *task, void *userdata) {
+        return task_state_is_final(task->state) ? 0 : id_list_add(userdata, &task->id);
+}
+
+/* The first of a set to succeed ends the others. */
+static int depend_first(Sched *s, const Id *id) {
+        _cleanup_(store_task_freep) StoreTask *record = NULL;
+        _cleanup_(store_batch_freep) StoreBatch *batch = NULL;
+        IdList losers = {};
+        int r, e;
+
+        r = store_task_load(s->store, id, 0, &record);
+        r = r ?: store_batch_load(s->store, &record->batch, &batch);
+        if (r || batch->select != STORE_SELECT_FIRST)
+                return r;
+        r = store_batch_task_list(s->store, &batch->id, NULL, SIZE_MAX, add_loser, &losers);
+        for (size_t i = 0; i < losers.n && !r; i++) {
+                r = store_begin(s->store);
+                if (r)
+                        break;
+                r = sched_cancel(s, &losers.ids[i]);
+                e = store_end(s->store, r == 0);
+                r = r == SCHED_E_FINAL ? 0 : r ?: e;
+        }
+        free(losers.ids);
+        return r;
+}
+
+void depend_ended(Sched *s, const Id *id, TaskState state, bool in_batch) {
+        IdList dependants = {};
+        int r;
+
+        if (s->stopping)
+                return;
+        r = store_dependant_list(s->store, id, add_dependant, &dependants);
+        for (size_t i = 0; i < dependants.n && !r; i++) {
+                SchedTask *t = task_find(s, &dependants.ids[i]);
+                if (t && t->state == TASK_BLOCKED && !t->cancel_requested && !(t->extra && t->extra->next))
+                        r = depend_move(s, t);
+        }
+        free(dependants.ids);
+        if (!r && in_batch && state == TASK_SUCCEEDED)
+                r = depend_first(s, id);
+        if (r) {
+                s->depend_again = true;
+                sched_retry_later(s);
+        }
+}
+
+int depend_recover(Sched *s) {
+        IdList blocked = {};
+        int r = 0;
+
+        s->depend_again = false;
+        idmap_for_each(i, &s->tasks) {
+                SchedTask *t = container_of(i, SchedTask, node);
+                if (t->state == TASK_BLOCKED && !t->cancel_requested && !(t->extra && t->extra->next))
+                        r = r ?: id_list_add(&blocked, &i->id);
+        }
+        for (size_t i = 0; i < blocked.n && !r; i++)
+                r = depend_move(s, task_find(s, &blocked.ids[i]));
+        free(blocked.ids);
+        return r;
+}
