@@ -133,7 +133,7 @@ typedef struct SchedRequest {
 /*
  * Submit, in the caller's store_begin()/store_end(): fills task->agent, candidates, timeouts and defaults, inserts it
  * and its first event. After store_end() call sched_submitted(), which queues the task (kept) or forgets it; a commit
- * that fails forgets it too. A task whose fate is decided by what it depends on may end at once: *ret_task is NULL then.
+ * that fails forgets it too. Where what it depends on has decided its fate it ends at once: *ret_task is NULL then.
  */
 int sched_submit(Sched *sched, StoreTask *task, const SchedRequest *request, SchedTask **ret_task,
                  char ret_detail[static SCHED_DETAIL_MAX]) _must_check_;
