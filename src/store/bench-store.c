@@ -3,7 +3,11 @@
  * acknowledgement, and inserts the next. Rows are tasks with prompts of 1 KiB, and events of 1 KiB. The machine's own
  * fdatasync of a 4 KiB append is printed beside, since it bounds what a batch of one can reach.
  *
- * usage: bench-store [DIRECTORY]      (it should be on a disk; tmpfs syncs nothing)
+ * With --rows N: what a size costs. For 1,000 and for N queued tasks, what it takes to submit one more (its row, its
+ * event, the commit and the sync), how fast as many are written 500 at a time, how long a start takes (opening, and
+ * store_task_list_live()), and a list whose filter nothing matches.
+ *
+ * usage: bench-store [--rows N] [DIRECTORY]      (it should be on a disk; tmpfs syncs nothing)
  */
 
 #include <fcntl.h>
@@ -14,12 +18,16 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/fd.h"
+#include "base/parse.h"
 #include "store/internal.h"
 
 #define CLIENTS_MAX 64
 #define ROW_BYTES 1024
 #define RUN_US (USEC_PER_SEC + USEC_PER_SEC / 2)
 #define SYNCS 300
+#define REQUEST                                                                                                 \
+        "{\"capabilities\":[\"edit\",\"shell\"],\"labels\":{\"team\":\"infrastructure\",\"kind\":\"refactoring\"}," \
+        "\"metadata\":{\"repository\":\"example/project\",\"commit\":\"0123456789abcdef0123456789abcdef01234567\"}}"
 
 typedef struct Bench Bench;
 
@@ -39,6 +47,7 @@ struct Bench {
         size_t n_running;
         uint64_t n_rows;
         uint64_t latency_us_total;
+        size_t n_text;                  /* of text: of a prompt, of an event's data */
         char text[ROW_BYTES + 1];
 };
 
@@ -74,7 +83,8 @@ static int measure_sync(const char *dir, uint64_t *ret_p50_us) {
 static int insert_task(Bench *bench, Id *ret_id) {
         StoreTask task = {
                 .principal = (char *)"uid:1000", .run_as_uid = 1000, .state = TASK_QUEUED, .agent = (char *)"codex",
-                .priority = 50, .prompt = bench->text, .n_prompt = ROW_BYTES, .request = (char *)"{\"labels\":{}}",
+                .priority = 50, .prompt = bench->text, .n_prompt = bench->n_text,
+                .request = (char *)REQUEST,
                 .created_us = clock_realtime_us(), .max_attempts = 1, .usage = STORE_USAGE_UNKNOWN,
         };
         int r;
@@ -88,7 +98,7 @@ static int insert_task(Bench *bench, Id *ret_id) {
 
 static int insert_event(Bench *bench, const Id *task) {
         StoreEvent event = { .attempt = 1, .at_us = clock_realtime_us(), .type = "text", .data = bench->text,
-                             .n_data = ROW_BYTES, .stream = 1 };
+                             .n_data = bench->n_text, .stream = 1 };
         uint64_t seq;
 
         return store_event_append(bench->store, task, &event, &seq);
@@ -188,53 +198,198 @@ static int run(Bench *bench, size_t n_clients, bool events) {
         return 0;
 }
 
+/* ---- what a size costs ---- */
+
+#define SIZE_SMALL 1000
+#define SIZE_ROWS_MAX 100000000
+#define SIZE_PROMPT_BYTES 128           /* what a prompt adds is the same at each size */
+#define BULK 500
+#define SUBMITS 2000
+
+static int submit(Bench *bench) {
+        StoreEvent event = { .at_us = clock_realtime_us(), .type = "state", .data = "{\"state\":\"queued\"}",
+                             .n_data = strlen("{\"state\":\"queued\"}") };
+        uint64_t seq;
+        Id id;
+        int r;
+
+        r = insert_task(bench, &id);
+        return r ?: store_event_append(bench->store, &id, &event, &seq);
+}
+
+typedef struct Flag {
+        StoreWait wait;
+        bool called;
+        int error;
+} Flag;
+
+static void flag_fn(StoreWait *wait, int error) {
+        Flag *flag = container_of(wait, Flag, wait);
+
+        flag->called = true;
+        flag->error = error;
+}
+
+static int submit_durably(Bench *bench, size_t n, uint64_t *ret_thread_us) {
+        uint64_t started_us = clock_monotonic_us();
+        Flag flag = {};
+        int r;
+
+        r = store_begin(bench->store);
+        for (size_t i = 0; r == 0 && i < n; i++)
+                r = submit(bench);
+        r = r ?: store_end(bench->store, true);
+        if (r)
+                return error_fold(r);
+        *ret_thread_us = clock_monotonic_us() - started_us;
+        store_wait(bench->store, &flag.wait, flag_fn);
+        while (!flag.called) {
+                r = reactor_tick(bench->reactor, USEC_PER_SEC);
+                if (r)
+                        return error_trace(r);
+        }
+        return flag.error;
+}
+
+static int fill(Bench *bench, size_t n) {
+        uint64_t us;
+        int r = 0;
+
+        for (size_t i = 0; r == 0 && i < n; i += BULK)
+                r = submit_durably(bench, MIN(n - i, (size_t)BULK), &us);
+        return r;
+}
+
+static int count_fn(const StoreTask *task, void *userdata) {
+        (*(size_t *)userdata)++;
+        return 0;
+}
+
+static int open_store(Bench *bench, const char *dir) {
+        const uint8_t key[STORE_KEY_SIZE] = { 1 };
+        char refused[STORE_REFUSED_MAX] = "";
+        int r = store_open(&bench->store, bench->reactor, dir, key, refused);
+
+        if (r)
+                fprintf(stderr, "%s\n", refused);
+        return error_fold(r);
+}
+
+static int measure_size(Bench *bench, const char *dir, size_t n_rows, size_t n_new) {
+        static uint64_t thread_us[SUBMITS], durable_us[SUBMITS];
+        const StoreTaskFilter none = { .label_name = "team", .label_value = "nobody", .limit = 100 };
+        uint64_t started_us, fill_us, open_us, list_us, filter_us;
+        size_t n_live = 0, n_listed = 0;
+        Id next;
+        int r;
+
+        started_us = clock_monotonic_us();
+        r = fill(bench, n_new);
+        fill_us = clock_monotonic_us() - started_us;
+        for (size_t i = 0; r == 0 && i < SUBMITS; i++) {
+                started_us = clock_monotonic_us();
+                r = submit_durably(bench, 1, &thread_us[i]);
+                durable_us[i] = clock_monotonic_us() - started_us;
+        }
+        if (r)
+                return error_trace(r);
+        qsort(thread_us, SUBMITS, sizeof(uint64_t), compare_u64);
+        qsort(durable_us, SUBMITS, sizeof(uint64_t), compare_u64);
+        bench->store = store_close(bench->store);
+        started_us = clock_monotonic_us();
+        r = open_store(bench, dir);
+        if (r)
+                return error_trace(r);
+        open_us = clock_monotonic_us() - started_us;
+        started_us = clock_monotonic_us();
+        r = store_task_list_live(bench->store, count_fn, &n_live);
+        if (r)
+                return error_fold(r);
+        list_us = clock_monotonic_us() - started_us;
+        started_us = clock_monotonic_us();
+        r = store_task_list(bench->store, &none, count_fn, &n_listed, &next);
+        if (r)
+                return error_fold(r);
+        filter_us = clock_monotonic_us() - started_us;
+        printf("store size rows=%-8zu fill_rows_per_s=%-6llu submit_us_p50=%llu submit_us_p99=%llu "
+               "durable_us_p50=%llu durable_us_p99=%llu open_ms=%llu list_live_ms=%llu filter_us=%llu live=%zu "
+               "database_mib=%llu\n",
+               n_rows, (unsigned long long)(n_new * USEC_PER_SEC / fill_us), (unsigned long long)thread_us[SUBMITS / 2],
+               (unsigned long long)thread_us[SUBMITS * 99 / 100], (unsigned long long)durable_us[SUBMITS / 2],
+               (unsigned long long)durable_us[SUBMITS * 99 / 100], (unsigned long long)open_us / USEC_PER_MSEC,
+               (unsigned long long)list_us / USEC_PER_MSEC, (unsigned long long)filter_us, n_live,
+               (unsigned long long)store_stats(bench->store)->database_bytes >> 20);
+        return 0;
+}
+
+static int size_main(Bench *bench, const char *dir, size_t n_rows) {
+        int r;
+
+        r = open_store(bench, dir);
+        r = r ?: measure_size(bench, dir, SIZE_SMALL, SIZE_SMALL);
+        if (r == 0 && n_rows > SIZE_SMALL)
+                r = measure_size(bench, dir, n_rows, n_rows - SIZE_SMALL - SUBMITS);
+        bench->store = store_close(bench->store);
+        return error_trace(r);
+}
+
+/* ---- main ---- */
+
 static int remove_fn(const char *path, const struct stat *st, int type, struct FTW *ftw) {
         return remove(path);
 }
 
-static int bench_main(const char *dir) {
+static int rate_main(Bench *bench, const char *dir) {
         static const size_t clients[] = { 1, 8, 64 };
-        _cleanup_(reactor_freep) Reactor *reactor = NULL;
-        _cleanup_(store_closep) Store *store = NULL;
-        _cleanup_free_ Bench *bench = calloc(1, sizeof(*bench));
-        const uint8_t key[STORE_KEY_SIZE] = { 1 };
-        char refused[STORE_REFUSED_MAX];
         uint64_t p50_us;
         int r;
 
-        if (!bench)
-                return error_origin(-ENOMEM);
         r = measure_sync(dir, &p50_us);
         if (r)
                 return error_trace(r);
         printf("fdatasync_p50_us=%llu (4 KiB appends to %s)\n", (unsigned long long)p50_us, dir);
+        r = open_store(bench, dir);
+        for (size_t i = 0; r == 0 && i < 2 * ELEMENTSOF(clients); i++)
+                r = run(bench, clients[i % ELEMENTSOF(clients)], i >= ELEMENTSOF(clients));
+        bench->store = store_close(bench->store);
+        return error_trace(r);
+}
+
+static int bench_main(const char *dir, size_t n_rows) {
+        _cleanup_(reactor_freep) Reactor *reactor = NULL;
+        _cleanup_free_ Bench *bench = calloc(1, sizeof(*bench));
+        int r;
+
+        if (!bench)
+                return error_origin(-ENOMEM);
         r = reactor_new(&reactor);
-        if (!r)
-                r = reactor_enable(reactor);
-        if (!r)
-                r = store_open(&store, reactor, dir, key, refused);
+        r = r ?: reactor_enable(reactor);
         if (r)
                 return error_fold(r);
         bench->reactor = reactor;
-        bench->store = store;
         memset(bench->text, 'x', ROW_BYTES);
-        for (size_t i = 0; i < 2 * ELEMENTSOF(clients); i++) {
-                r = run(bench, clients[i % ELEMENTSOF(clients)], i >= ELEMENTSOF(clients));
-                if (r)
-                        return error_trace(r);
-        }
-        return 0;
+        bench->n_text = n_rows ? SIZE_PROMPT_BYTES : ROW_BYTES;
+        return n_rows ? size_main(bench, dir, n_rows) : rate_main(bench, dir);
 }
 
 int main(int argc, char **argv) {
         _cleanup_free_ char *dir = NULL;
-        int r;
+        uint64_t n_rows = 0;
+        int i = 1, r;
 
-        if (asprintf(&dir, "%s/bench-store-XXXXXX", argc > 1 ? argv[1] : "/var/tmp") < 0 || !mkdtemp(dir)) {
+        if (argc > 2 && streq(argv[1], "--rows")) {
+                if (!parse_u64_range(argv[2], SIZE_SMALL + SUBMITS, SIZE_ROWS_MAX, &n_rows)) {
+                        fprintf(stderr, "bench-store: --rows: expected an integer from %d to %d\n",
+                                SIZE_SMALL + SUBMITS, SIZE_ROWS_MAX);
+                        return 2;
+                }
+                i = 3;
+        }
+        if (asprintf(&dir, "%s/bench-store-XXXXXX", argc > i ? argv[i] : "/var/tmp") < 0 || !mkdtemp(dir)) {
                 perror("bench-store");
                 return 1;
         }
-        r = bench_main(dir);
+        r = bench_main(dir, (size_t)n_rows);
         if (r)
                 fprintf(stderr, "bench-store: %s\n", strerror(-r));
         {

@@ -44,10 +44,10 @@ typedef struct StoreWait StoreWait;
 #define STORE_KEY_SIZE 32               /* raw AES-256 key */
 #define STORE_REFUSED_MAX 512
 /*
- * How many rows that its filter turns away a list looks at in one call: some 10 ms of the reactor's time. A list that
+ * How many rows that its filter turns away a list looks at in one call: some 4 ms of the reactor's time. A list that
  * stops there says where, and the next call goes on from that row.
  */
-#define STORE_EXAMINE_MAX 2000
+#define STORE_EXAMINE_MAX 1000
 /* What a sum of tokens or of cost stops at: integers up to here survive JSON (RFC 8259 §6), and sums can't overflow. */
 #define STORE_USAGE_MAX ((INT64_C(1) << 53) - 1)
 

@@ -63,23 +63,34 @@ typedef struct Outcome {
 } Outcome;
 
 static int scenario_request(Fixture *f, Outcome *o, size_t i) {
-        StoreTask task = test_task("uid:1", TASK_QUEUED);
+        StoreTask task = test_task("uid:1", TASK_QUEUED), first = test_task("uid:1", TASK_SUCCEEDED);
+        StoreBatch batch = { .id = test_id(), .principal = (char *)"uid:1", .n_tasks = 2 };
         StoreEvent event = { .type = "text", .data = "{}", .n_data = 2 };
         Ack ack = {};
         uint64_t seq;
         int r;
 
         o->ids[i] = task.id;
+        task.batch = first.batch = batch.id;
         r = store_begin(f->store);
         if (r)
                 return r;
-        r = store_task_insert(f->store, &task);
+        r = store_batch_insert(f->store, &batch);
+        if (!r)
+                r = store_task_insert(f->store, &first);
+        if (!r)
+                r = store_task_insert(f->store, &task);
+        if (!r)
+                r = store_dependency_insert(f->store, &task.id, &first.id, STORE_ON_SUCCESS);
         if (!r)
                 r = store_event_append(f->store, &task.id, &event, &seq);
         if (!r) {
                 task.state = TASK_RUNNING;
+                task.usage.input_tokens = 7;
                 r = store_task_update(f->store, &task);
         }
+        if (!r)
+                r = store_usage_add(f->store, 1, "uid:1", "codex", NULL, &task.usage, 1);
         if (r) {
                 assert_int_equal(store_end(f->store, false), 0);
                 return r;
@@ -123,8 +134,21 @@ static Outcome scenario(Fixture *f) {
         return o;
 }
 
+static int dependency_fn(const Id *on, TaskState on_state, StoreCondition condition, void *userdata) {
+        assert_int_equal(on_state, TASK_SUCCEEDED);
+        (*(uint64_t *)userdata)++;
+        return 0;
+}
+
+static int usage_fn(const char *key, const StoreUsage *sum, uint64_t n_attempts, void *userdata) {
+        assert_int_equal(sum->input_tokens, 7 * n_attempts);
+        *(uint64_t *)userdata = n_attempts;
+        return 0;
+}
+
 static void assert_sound(Fixture *f, const Outcome *o) {
-        uint64_t counts[_TASK_STATE_N], n = 0;
+        uint64_t counts[_TASK_STATE_N], batch_counts[_TASK_STATE_N], n = 0, n_dependencies = 0, n_attempts = 0;
+        StoreUsage usage;
         char refused[STORE_REFUSED_MAX] = "";
 
         fixture_open(f);
@@ -143,9 +167,19 @@ static void assert_sound(Fixture *f, const Outcome *o) {
                 assert_non_null(task->prompt);
                 assert_int_equal(task->last_seq, 1);
                 assert_int_equal(task->state, TASK_RUNNING);
+                assert_int_equal(store_batch_count(f->store, &task->batch, batch_counts, &usage), 0);
+                assert_int_equal(batch_counts[TASK_RUNNING], 1);
+                assert_int_equal(batch_counts[TASK_SUCCEEDED], 1);
+                assert_int_equal(batch_counts[TASK_QUEUED], 0);
+                assert_int_equal(usage.input_tokens, 7);
+                assert_int_equal(store_dependency_list(f->store, &task->id, dependency_fn, &n_dependencies), 0);
+                assert_int_equal(n_dependencies, n);
         }
+        assert_int_equal(store_usage_list(f->store, STORE_BY_PRINCIPAL, 1, 1, NULL, usage_fn, &n_attempts), 0);
+        assert_int_equal(n_attempts, n);
         assert_int_equal(store_task_count(f->store, counts), 0);
         assert_int_equal(counts[TASK_RUNNING], n);
+        assert_int_equal(counts[TASK_SUCCEEDED], n);
         assert_int_equal(counts[TASK_QUEUED], 0);
         fixture_close(f);
 }
