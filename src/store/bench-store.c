@@ -4,8 +4,9 @@
  * fdatasync of a 4 KiB append is printed beside, since it bounds what a batch of one can reach.
  *
  * With --rows N: what a size costs. For 1,000 and for N queued tasks, what it takes to submit one more (its row, its
- * event, the commit and the sync), how fast as many are written 500 at a time, how long a start takes (opening, and
- * store_task_list_live()), and a list whose filter nothing matches.
+ * event, the commit and the sync), how fast as many are written 500 at a time, how long one request with a batch of
+ * 10,000 holds the thread, how long a start takes (opening, and store_task_list_live()), and what a call of a list
+ * costs whose filter nothing matches.
  *
  * usage: bench-store [--rows N] [DIRECTORY]      (it should be on a disk; tmpfs syncs nothing)
  */
@@ -80,7 +81,7 @@ static int measure_sync(const char *dir, uint64_t *ret_p50_us) {
         return 0;
 }
 
-static int insert_task(Bench *bench, Id *ret_id) {
+static int insert_task(Bench *bench, const Id *batch, Id *ret_id) {
         StoreTask task = {
                 .principal = (char *)"uid:1000", .run_as_uid = 1000, .state = TASK_QUEUED, .agent = (char *)"codex",
                 .priority = 50, .prompt = bench->text, .n_prompt = bench->n_text,
@@ -89,6 +90,8 @@ static int insert_task(Bench *bench, Id *ret_id) {
         };
         int r;
 
+        if (batch)
+                task.batch = *batch;
         r = id_new(&task.id);
         if (!r)
                 r = store_task_insert(bench->store, &task);
@@ -119,7 +122,7 @@ static void client_next(Client *client) {
         client->started_us = clock_monotonic_us();
         r = store_begin(bench->store);
         if (!r)
-                r = bench->events ? insert_event(bench, &client->task) : insert_task(bench, &ignored);
+                r = bench->events ? insert_event(bench, &client->task) : insert_task(bench, NULL, &ignored);
         if (!r)
                 r = store_end(bench->store, true);
         if (r)
@@ -163,7 +166,7 @@ static int run(Bench *bench, size_t n_clients, bool events) {
                 bench->clients[i].bench = bench;
                 r = store_begin(bench->store);
                 if (!r)
-                        r = insert_task(bench, &bench->clients[i].task);
+                        r = insert_task(bench, NULL, &bench->clients[i].task);
                 if (!r)
                         r = store_end(bench->store, true);
                 if (r)
@@ -205,15 +208,17 @@ static int run(Bench *bench, size_t n_clients, bool events) {
 #define SIZE_PROMPT_BYTES 128           /* what a prompt adds is the same at each size */
 #define BULK 500
 #define SUBMITS 2000
+#define BATCH_TASKS 10000               /* as many as the API takes */
+#define SIZE_ROWS_MIN (2 * (SIZE_SMALL + SUBMITS + BATCH_TASKS))
 
-static int submit(Bench *bench) {
+static int submit(Bench *bench, const Id *batch) {
         StoreEvent event = { .at_us = clock_realtime_us(), .type = "state", .data = "{\"state\":\"queued\"}",
                              .n_data = strlen("{\"state\":\"queued\"}") };
         uint64_t seq;
         Id id;
         int r;
 
-        r = insert_task(bench, &id);
+        r = insert_task(bench, batch, &id);
         return r ?: store_event_append(bench->store, &id, &event, &seq);
 }
 
@@ -230,14 +235,16 @@ static void flag_fn(StoreWait *wait, int error) {
         flag->error = error;
 }
 
-static int submit_durably(Bench *bench, size_t n, uint64_t *ret_thread_us) {
+static int submit_durably(Bench *bench, size_t n, const StoreBatch *batch, uint64_t *ret_thread_us) {
         uint64_t started_us = clock_monotonic_us();
         Flag flag = {};
         int r;
 
         r = store_begin(bench->store);
+        if (r == 0 && batch)
+                r = store_batch_insert(bench->store, batch);
         for (size_t i = 0; r == 0 && i < n; i++)
-                r = submit(bench);
+                r = submit(bench, batch ? &batch->id : NULL);
         r = r ?: store_end(bench->store, true);
         if (r)
                 return error_fold(r);
@@ -256,7 +263,7 @@ static int fill(Bench *bench, size_t n) {
         int r = 0;
 
         for (size_t i = 0; r == 0 && i < n; i += BULK)
-                r = submit_durably(bench, MIN(n - i, (size_t)BULK), &us);
+                r = submit_durably(bench, MIN(n - i, (size_t)BULK), NULL, &us);
         return r;
 }
 
@@ -278,7 +285,8 @@ static int open_store(Bench *bench, const char *dir) {
 static int measure_size(Bench *bench, const char *dir, size_t n_rows, size_t n_new) {
         static uint64_t thread_us[SUBMITS], durable_us[SUBMITS];
         const StoreTaskFilter none = { .label_name = "team", .label_value = "nobody", .limit = 100 };
-        uint64_t started_us, fill_us, open_us, list_us, filter_us;
+        StoreBatch batch = { .principal = (char *)"uid:1000", .n_tasks = BATCH_TASKS };
+        uint64_t started_us, fill_us, batch_us, open_us, list_us, filter_us;
         size_t n_live = 0, n_listed = 0;
         Id next;
         int r;
@@ -288,9 +296,11 @@ static int measure_size(Bench *bench, const char *dir, size_t n_rows, size_t n_n
         fill_us = clock_monotonic_us() - started_us;
         for (size_t i = 0; r == 0 && i < SUBMITS; i++) {
                 started_us = clock_monotonic_us();
-                r = submit_durably(bench, 1, &thread_us[i]);
+                r = submit_durably(bench, 1, NULL, &thread_us[i]);
                 durable_us[i] = clock_monotonic_us() - started_us;
         }
+        r = r ?: id_new(&batch.id);
+        r = r ?: submit_durably(bench, BATCH_TASKS, &batch, &batch_us);
         if (r)
                 return error_trace(r);
         qsort(thread_us, SUBMITS, sizeof(uint64_t), compare_u64);
@@ -312,11 +322,12 @@ static int measure_size(Bench *bench, const char *dir, size_t n_rows, size_t n_n
                 return error_fold(r);
         filter_us = clock_monotonic_us() - started_us;
         printf("store size rows=%-8zu fill_rows_per_s=%-6llu submit_us_p50=%llu submit_us_p99=%llu "
-               "durable_us_p50=%llu durable_us_p99=%llu open_ms=%llu list_live_ms=%llu filter_us=%llu live=%zu "
-               "database_mib=%llu\n",
+               "durable_us_p50=%llu durable_us_p99=%llu batch_ms=%llu open_ms=%llu list_live_ms=%llu filter_us=%llu "
+               "live=%zu database_mib=%llu\n",
                n_rows, (unsigned long long)(n_new * USEC_PER_SEC / fill_us), (unsigned long long)thread_us[SUBMITS / 2],
                (unsigned long long)thread_us[SUBMITS * 99 / 100], (unsigned long long)durable_us[SUBMITS / 2],
-               (unsigned long long)durable_us[SUBMITS * 99 / 100], (unsigned long long)open_us / USEC_PER_MSEC,
+               (unsigned long long)durable_us[SUBMITS * 99 / 100],
+               (unsigned long long)batch_us / USEC_PER_MSEC, (unsigned long long)open_us / USEC_PER_MSEC,
                (unsigned long long)list_us / USEC_PER_MSEC, (unsigned long long)filter_us, n_live,
                (unsigned long long)store_stats(bench->store)->database_bytes >> 20);
         return 0;
@@ -327,8 +338,8 @@ static int size_main(Bench *bench, const char *dir, size_t n_rows) {
 
         r = open_store(bench, dir);
         r = r ?: measure_size(bench, dir, SIZE_SMALL, SIZE_SMALL);
-        if (r == 0 && n_rows > SIZE_SMALL)
-                r = measure_size(bench, dir, n_rows, n_rows - SIZE_SMALL - SUBMITS);
+        if (r == 0)
+                r = measure_size(bench, dir, n_rows, n_rows - SIZE_SMALL - SUBMITS - BATCH_TASKS);
         bench->store = store_close(bench->store);
         return error_trace(r);
 }
@@ -378,9 +389,9 @@ int main(int argc, char **argv) {
         int i = 1, r;
 
         if (argc > 2 && streq(argv[1], "--rows")) {
-                if (!parse_u64_range(argv[2], SIZE_SMALL + SUBMITS, SIZE_ROWS_MAX, &n_rows)) {
+                if (!parse_u64_range(argv[2], SIZE_ROWS_MIN, SIZE_ROWS_MAX, &n_rows)) {
                         fprintf(stderr, "bench-store: --rows: expected an integer from %d to %d\n",
-                                SIZE_SMALL + SUBMITS, SIZE_ROWS_MAX);
+                                SIZE_ROWS_MIN, SIZE_ROWS_MAX);
                         return 2;
                 }
                 i = 3;
