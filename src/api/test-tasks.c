@@ -233,6 +233,36 @@ static void test_list(void **state) {
         api_world_deinit(&aw);
 }
 
+/* A filter that nothing matches: empty pages, with a cursor until all has been looked at. */
+static void test_list_in_short_pages(void **state) {
+        _cleanup_free_ char *cursor = NULL;
+        unsigned n_pages = 0;
+        char request[256];
+        ApiWorld aw;
+
+        api_world_init(&aw, 10);
+        assert_int_equal(store_begin(aw.w.store), 0);
+        for (size_t i = 0; i < STORE_EXAMINE_MAX + 5; i++) {
+                StoreTask task = { .principal = (char *)"uid:1", .state = TASK_FAILED, .agent = (char *)"text",
+                                   .usage = STORE_USAGE_UNKNOWN };
+                assert_int_equal(id_new(&task.id), 0);
+                assert_int_equal(store_task_insert(aw.w.store, &task), 0);
+        }
+        assert_int_equal(store_end(aw.w.store, true), 0);
+        do {
+                snprintf(request, sizeof(request), "GET /tasks?label=team=x%s%s", cursor ? "&cursor=" : "",
+                         cursor ?: "");
+                _cleanup_(answer_deinit) Answer a = ask(&aw, &aw.local, request, NULL, NULL);
+                assert_status(&a, 200);
+                assert_non_null(strstr(a.body, "{\"tasks\":[]"));
+                free(cursor);
+                cursor = body_get(&a, "next_cursor");
+                n_pages++;
+        } while (!streq(cursor, "null"));
+        assert_int_equal(n_pages, 2);
+        api_world_deinit(&aw);
+}
+
 static void test_keys(void **state) {
         _cleanup_free_ char *key = NULL;
         char as[128];
@@ -401,6 +431,7 @@ int main(void) {
                 cmocka_unit_test(test_full),
                 cmocka_unit_test(test_idempotency),
                 cmocka_unit_test(test_list),
+                cmocka_unit_test(test_list_in_short_pages),
                 cmocka_unit_test(test_keys),
                 cmocka_unit_test(test_wait),
                 cmocka_unit_test(test_commit_fails),

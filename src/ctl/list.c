@@ -64,8 +64,9 @@ static int list_collect(Ctl *ctl, const ListQuery *q, uint64_t limit, json_objec
                 for (size_t i = 0; i < json_object_array_length(items); i++)
                         json_object_array_add(tasks, json_object_get(json_object_array_get_idx(items, i)));
                 next = json_at(page, "/next_cursor");
-                /* An empty page with a cursor would go on for ever. */
-                if (!next || json_object_array_length(items) == 0 || json_object_array_length(tasks) >= limit) {
+                /* A page may be empty and not be the last: the router looks at so many tasks a page and no more. */
+                if (!next || (cursor && streq(cursor, json_object_get_string(next))) ||
+                    json_object_array_length(tasks) >= limit) {
                         *ret_more = next != NULL;
                         return 0;
                 }

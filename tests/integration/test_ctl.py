@@ -536,13 +536,14 @@ def page(first, n, cursor):
 
 
 def test_list():
-    with router({'GET /v1/tasks': [page(0, 100, 'c/1+'), page(100, 50, None), page(0, 50, 'more'), page(0, 3, None),
+    with router({'GET /v1/tasks': [page(0, 100, 'c/1+'), page(0, 0, 'c/2'), page(100, 50, None), page(0, 50, 'more'), page(0, 3, None),
                                    page(0, 0, None), page(0, 0, None), page(0, 2, 'x')]}) as (r, run):
         lines = expect(run('list', '--all', '--state', 'queued', '--agent', 'codex', '--label', 'team=a&b', '-l', 'x=ä'), 0).stdout.splitlines()
         equal(len(lines), 151)
         equal([q['path'] for q in r.requests],
               ['/v1/tasks?limit=100&state=queued&agent=codex&label=team%3Da%26b&label=x%3D%C3%A4',
-               '/v1/tasks?limit=100&state=queued&agent=codex&cursor=c%2F1%2B&label=team%3Da%26b&label=x%3D%C3%A4'])
+               '/v1/tasks?limit=100&state=queued&agent=codex&cursor=c%2F1%2B&label=team%3Da%26b&label=x%3D%C3%A4',
+               '/v1/tasks?limit=100&state=queued&agent=codex&cursor=c%2F2&label=team%3Da%26b&label=x%3D%C3%A4'])
         equal(lines[0].split(), ['id', 'state', 'agent', 'prio', 'age', 'ran', 'principal', 'labels'])
         assert re.fullmatch(r'\S{36}  queued  codex    50 +\d+d\d\dh +-  uid:0 +i=149', lines[-1]), lines[-1]
         equal(len({line.index('queued') for line in lines[1:]}), 1, 'alignment')
