@@ -64,6 +64,7 @@ static void test_order_after_restart(void **state) {
         world_pass(&w, USEC_PER_SEC);
         world_crash(&w);
         assert_int_equal(sched_stats(w.sched).n_waiting, 4);
+        w.launcher.down = false;
         w.poll = poll_succeed;
         world_run_until(&w, sched_stats(w.sched).n_live == 0);
         assert_order(&w, "abcd");

@@ -65,6 +65,7 @@ typedef struct World {
         const char *const *manifests;   /* NULL-terminated */
         uint64_t random;
         char detail[SCHED_DETAIL_MAX];
+        uint64_t monotonic_us, realtime_us;     /* when it was stopped: the time goes on from there */
         void (*poll)(struct World *w);  /* the test's own part of a step */
         void *userdata;
 } World;
@@ -80,6 +81,10 @@ typedef struct World {
         "    - {match: {/type: tool}, emit: tool_call, data: {name: /name}}\n"                                         \
         "    - {match: {/type: error}, emit: error, data: {message: /message, status: /status}}\n"                     \
         "    - match: {/type: done}\n      usage: {input_tokens: /in, output_tokens: /out}\n      success: yes\n"
+
+#define MANIFEST_OTHER                                                                                                 \
+        "version: 1\nname: other\ntitle: Other\ninstall: none\ncapabilities: [code]\nconcurrency: 100\n"               \
+        "command: {find: [/bin/sh]}\noutput: {format: text}\n"
 
 /* The client's userdata is the Sched: its callbacks find the test by this. */
 static World *the_world;
@@ -413,6 +418,8 @@ static inline void world_start(World *w) {
         char refused[STORE_REFUSED_MAX] = "";
 
         assert_int_equal(reactor_new(&w->reactor), 0);
+        if (w->realtime_us)
+                clock_freeze(w->monotonic_us, w->realtime_us);
         assert_int_equal(reactor_enable(w->reactor), 0);
         if (store_open(&w->store, w->reactor, w->dir, test_key, refused))
                 fail_msg("%s", refused);
@@ -455,6 +462,8 @@ static inline void world_init(World *w, uint64_t seed) {
 
 /* The router's end without the store's close, where `copy` is the state of its files. */
 static inline void world_stop(World *w) {
+        bool down = w->launcher.down;
+
         fake_hang_up(&w->launcher);
         w->launcher.down = true;
         w->client_closed = false;
@@ -466,8 +475,10 @@ static inline void world_stop(World *w) {
         w->sched = sched_free(w->sched);
         w->client = launcher_client_free(w->client);
         w->metrics = metrics_free(w->metrics);
+        w->monotonic_us = clock_monotonic_us();
+        w->realtime_us = clock_realtime_us();
         w->reactor = reactor_free(w->reactor);
-        w->launcher.down = false;
+        w->launcher.down = down;
 }
 
 static inline void world_crash(World *w) {
@@ -512,6 +523,18 @@ typedef struct TaskSpec {
         uint64_t delay_us;
         uint32_t max_attempts;
         uint64_t backoff_us;
+        const char *group;
+        uint64_t deadline_us;           /* from now */
+        const char *const *capabilities;
+        Id batch;
+        const Id *after;
+        size_t n_after;
+        StoreCondition on;
+        StoreUnmet on_unmet;
+        uint32_t gpus;
+        uint32_t cpus_milli;
+        uint64_t memory;
+        uint64_t max_tokens;
 } TaskSpec;
 
 static inline int world_try_submit(World *w, const TaskSpec *spec, Id *ret_id) {
@@ -532,10 +555,20 @@ static inline int world_try_submit(World *w, const TaskSpec *spec, Id *ret_id) {
         task->max_attempts = spec->max_attempts;
         task->backoff_us = spec->backoff_us;
         task->usage = (StoreUsage)STORE_USAGE_UNKNOWN;
+        task->group = spec->group ? strdup(spec->group) : NULL;
+        task->deadline_us = spec->deadline_us ? clock_realtime_us() + spec->deadline_us : 0;
+        task->batch = spec->batch;
+        task->on_unmet = (uint8_t)spec->on_unmet;
+        task->gpus = spec->gpus;
+        task->cpus_milli = spec->cpus_milli;
+        task->memory = spec->memory;
+        task->max_tokens = spec->max_tokens;
         *ret_id = task->id;
         r = store_begin(w->store);
         if (!r) {
-                r = sched_submit(w->sched, task, NULL, &t, w->detail);
+                const SchedRequest request = { .capabilities = spec->capabilities, .after = spec->after,
+                                               .n_after = spec->n_after, .on = spec->on };
+                r = sched_submit(w->sched, task, &request, &t, w->detail);
                 e = store_end(w->store, r == 0);
                 r = r ?: e;
         }
