@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <sys/mount.h>
 #include <sys/syscall.h>
+#include <sys/sysinfo.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -152,8 +153,21 @@ static int caps_detect_seccomp(Caps *c) {
         return caps_add(c, "seccomp");
 }
 
+/* What tasks share: an affinity (AllowedCPUs=, taskset) is ours and theirs. */
+static void caps_measure(Caps *c) {
+        /* The most that a kernel can be built for. */
+        static cpu_set_t set[8192 / CPU_SETSIZE];
+        struct sysinfo info;
+
+        c->cpus = sched_getaffinity(0, sizeof(set), set) == 0 ? (uint32_t)CPU_COUNT_S(sizeof(set), set) : 1;
+        if (sysinfo(&info) == 0)
+                c->memory = (uint64_t)info.totalram * info.mem_unit;
+}
+
 int caps_detect(Caps *c) {
         int r;
+
+        caps_measure(c);
 
         c->userns = geteuid() != 0;
         r = caps_detect_namespaces(c);

@@ -18,6 +18,8 @@ struct Caps {
         bool userns;            /* sandboxes are made in a user namespace, since we are not root */
         bool namespaces;        /* pid and mount namespaces work: without them nothing is spawned */
         bool proc_fresh;
+        uint32_t cpus;          /* that this service may use */
+        uint64_t memory;        /* RAM of the machine, bytes */
 };
 
 void caps_deinit(Caps *c);

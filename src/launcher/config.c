@@ -13,6 +13,7 @@ void config_deinit(Config *c) {
         str_list_deinit(&c->workspace_roots);
         str_list_deinit(&c->read_only);
         free(c->worker_user);
+        gpus_deinit(&c->gpus);
         *c = (Config){};
 }
 
@@ -112,8 +113,14 @@ static int config_read(const char *path, Config *c, char *error) {
         r = yaml_load(path, text, n, &d);
         if (r < 0)
                 return error_trace(r);
-        if (r == 0 && d->root && d->root->kind == YAML_MAPPING && yaml_get_mapping(d, d->root, "sandbox", &sandbox))
-                r = config_read_sandbox(d, sandbox, c);
+        if (r == 0 && d->root && d->root->kind == YAML_MAPPING) {
+                if (yaml_get_mapping(d, d->root, "sandbox", &sandbox))
+                        r = config_read_sandbox(d, sandbox, c);
+                if (r == 0) {
+                        c->gpus_auto = false;
+                        r = gpus_read_config(d, d->root, &c->gpus, &c->gpus_auto);
+                }
+        }
         if (r < 0)
                 return error_trace(r);
         if (d->failed) {
@@ -128,7 +135,7 @@ static int config_set_defaults(Config *c) {
         const char *root = CONFIG_WORKSPACE_ROOT;
         int r;
 
-        *c = (Config){ .worker_uid = -1, .uid_min = CONFIG_UID_MIN };
+        *c = (Config){ .worker_uid = -1, .uid_min = CONFIG_UID_MIN, .gpus_auto = true };
         c->worker_user = strdup(CONFIG_WORKER_USER);
         if (!c->worker_user)
                 return error_origin(-ENOMEM);

@@ -1,12 +1,14 @@
 #pragma once
 
 /*
- * config: the launcher's part of agent-router.yaml, the `sandbox:` section. Other sections are the daemon's and are not
- * looked at; unknown keys within `sandbox:` are errors. Since this file says which folders the workers of a root
- * launcher may write, it must belong to root or to ourselves and be writable by nobody else.
+ * config: the launcher's part of agent-router.yaml, the sections `sandbox:` and `resources:`. Other sections are the
+ * daemon's and are not looked at; unknown keys within these two are errors. Since this file says which folders the
+ * workers of a root launcher may write, and which devices they may open, it must belong to root or to ourselves and be
+ * writable by nobody else.
  */
 
 #include "base/macro.h"
+#include "launcher/gpu.h"
 #include "launcher/strlist.h"
 
 #define CONFIG_WORKSPACE_ROOT "/srv/agent-router"       /* the system instance's default */
@@ -26,6 +28,8 @@ struct Config {
         uint64_t memory_max;
         uint32_t pids_max;
         uint32_t cpu_percent;
+        Gpus gpus;              /* as declared */
+        bool gpus_auto;         /* none is declared: look for them */
 };
 
 enum {

@@ -78,6 +78,7 @@ static int landlock_add_rules(int ruleset, uint64_t handled, const View *view, c
                 { "/", LANDLOCK_ACCESS_FS_READ_DIR },
                 { "/etc", LANDLOCK_READ },
                 { "/proc", LANDLOCK_READ | LANDLOCK_ACCESS_FS_WRITE_FILE },
+                /* The nodes that are mounted there, the task's GPUs among them; none can be made (MAKE_CHAR). */
                 { "/dev", LANDLOCK_READ | LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_TRUNCATE |
                                   LANDLOCK_ACCESS_FS_IOCTL_DEV },
                 { "/dev/shm", LANDLOCK_READ | LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_WRITE },

@@ -10,6 +10,7 @@
 #include "base/service.h"
 #include "launcher/attempt.h"
 #include "launcher/launcher.h"
+#include "launcher/nvml.h"
 #include "launcher/spawn.h"
 
 /* What agents get to finish when the launcher is stopped; the unit's TimeoutStopSec= is longer. */
@@ -100,6 +101,21 @@ static void launcher_log_capabilities(const Launcher *l) {
                           l->caps.absent.items[i]);
 }
 
+/* After the cgroups: a child that the driver holds must not keep this service's own cgroup from being divided. */
+static int launcher_find_gpus(Launcher *l) {
+        Gpus *g = &l->config.gpus;
+        int r;
+
+        if (l->config.gpus_auto) {
+                r = gpus_discover(g, GPU_DEV_DIR);
+                if (r)
+                        return error_trace(r);
+        }
+        gpus_identify(g, NVML_LIBRARY, GPU_NVML_TIMEOUT_US);
+        gpus_log(g, GPU_DEV_DIR);
+        return 0;
+}
+
 static int launcher_fail(const char *what, int r) {
         log_error("%s: %s", what, strerror(-r));
         return error_trace(r);
@@ -141,6 +157,9 @@ int launcher_init(Launcher *l, const LauncherOptions *options) {
         r = homes_init(&l->homes, &l->loop, options->state_dir);
         if (r)
                 return launcher_fail(options->state_dir, r);
+        r = launcher_find_gpus(l);
+        if (r)
+                return launcher_fail("GPUs", r);
         r = server_init(&l->server, l, options->listen_fd, options->router_uid);
         if (r)
                 return launcher_fail("launcher socket", r);

@@ -202,6 +202,34 @@ static int mounts_paths(const MountPlan *plan, int root_fd, int etc_fd, Failure 
         return 0;
 }
 
+/*
+ * The nodes of the task's GPUs, at their own places. With the launcher's rights, since whose they are was decided;
+ * whether the task's user may open them is up to their modes.
+ */
+static int mounts_gpus(const MountPlan *plan, int root_fd, int etc_fd, Failure *failure) {
+        for (size_t i = 0; i < plan->devices->n; i++) {
+                const char *path = plan->devices->items[i];
+                _cleanup_close_ int fd = open(path, O_PATH | O_CLOEXEC);
+                struct stat st;
+                int r;
+
+                if (fd < 0 || fstat(fd, &st) < 0)
+                        return failure_set(failure, "gpu", errno, "the GPU's device %s can't be found: %s; load its driver "
+                                           "(nvidia-modprobe, nvidia-persistenced), or correct resources.gpus in "
+                                           "agent-router.yaml", path, strerror(errno));
+                if (!S_ISCHR(st.st_mode))
+                        return failure_set(failure, "gpu", ENODEV, "the GPU's device %s is no character device; correct "
+                                           "resources.gpus in agent-router.yaml", path);
+                r = mounts_make_place(root_fd, etc_fd, path, false);
+                if (r)
+                        return mounts_fail(failure, "making a place for", path);
+                r = mounts_bind(fd, "", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, false, root_fd, path + 1, failure);
+                if (r)
+                        return error_trace(r);
+        }
+        return 0;
+}
+
 /* The writable folders of the tmpfs, mounted over themselves; the root itself then becomes read-only. */
 static int mounts_scratch(int root_fd, Failure *failure) {
         static const char *const folders[] = { "tmp", "run", "dev/shm" };
@@ -247,6 +275,8 @@ int mounts_enter(const MountPlan *plan, Failure *failure) {
                 r = mounts_scratch(root_fd, failure);
         if (!r)
                 r = mounts_devices(plan, root_fd, failure);
+        if (!r)
+                r = mounts_gpus(plan, root_fd, etc_fd, failure);
         if (!r)
                 r = mounts_proc(plan, root_fd, failure);
         if (!r)

@@ -7,7 +7,7 @@
  *     /usr /bin /lib …     the host's, read-only, or the links that they are
  *     /etc                 a few copied files (etc.h)
  *     /proc                fresh, of the pid namespace
- *     /dev                 null zero full random urandom tty, pts, shm, and the usual links
+ *     /dev                 null zero full random urandom tty, pts, shm, the usual links, and the task's GPUs
  *     /tmp /run /dev/shm   folders of the same tmpfs, writable
  *     /home/agent          the task's home
  *     workspace, read-only paths at their own places
@@ -29,6 +29,7 @@ typedef struct MountPlan MountPlan;
 struct MountPlan {
         const View *view;
         const Paths *paths;     /* home among them */
+        const StrList *devices; /* of the task's GPUs, below /dev */
         uid_t uid;
         gid_t gid;
         bool userns;

@@ -84,6 +84,18 @@ static int sandbox_add_credential(Spec *spec, const char *entry, Failure *failur
         return r ? failure_set(failure, "credential", ENOMEM, "no memory for the credential %s", name) : 0;
 }
 
+/* Comes after all else that fills the environment: whichever GPUs a task was told of elsewhere, it sees its own. */
+static int sandbox_set_gpus(Sandbox *s, StrList *devices, Failure *failure) {
+        const Gpus *g = &s->config->gpus;
+        Spec *spec = s->spec;
+        int r;
+
+        r = gpus_list_devices(g, spec->gpus, spec->n_gpus, GPU_DEV_DIR, devices);
+        if (!r)
+                r = gpus_set_environment(g, spec->gpus, spec->n_gpus, &spec->environment);
+        return r ? failure_set(failure, "gpu", -r, "no memory for the task's GPUs") : 0;
+}
+
 static int sandbox_find_user(Sandbox *s, Failure *failure) {
         uid_t uid = s->user.uid;
         int r;
@@ -220,6 +232,7 @@ static void sandbox_set_oom_score(void) {
 static int sandbox_enter(Sandbox *s, Failure *failure) {
         _cleanup_close_ int home_fd = -1;
         Paths paths = { .n = 0 };
+        StrList devices = {};           /* goes with this process */
         int r = 0;
 
         if (s->caps->userns) {
@@ -230,6 +243,8 @@ static int sandbox_enter(Sandbox *s, Failure *failure) {
         sandbox_set_oom_score();
         for (size_t i = 0; r == 0 && i < s->spec->credentials.n; i++)
                 r = sandbox_add_credential(s->spec, s->spec->credentials.items[i], failure);
+        if (!r)
+                r = sandbox_set_gpus(s, &devices, failure);
         if (!r)
                 r = sandbox_find_user(s, failure);
         if (!r)
@@ -250,6 +265,7 @@ static int sandbox_enter(Sandbox *s, Failure *failure) {
         }
         r = mounts_enter(&(MountPlan){ .view = s->view,
                                        .paths = &paths,
+                                       .devices = &devices,
                                        .uid = s->user.uid,
                                        .gid = s->user.gid,
                                        .userns = s->caps->userns,

@@ -102,6 +102,12 @@ static int server_reply_hello(Server *s) {
                 r = launch_add_str(&b, LAUNCH_ATTR_CAPABILITY, l->caps.present.items[i]);
         for (size_t i = 0; r == 0 && i < l->caps.absent.n; i++)
                 r = launch_add_str(&b, LAUNCH_ATTR_ABSENT, l->caps.absent.items[i]);
+        for (size_t i = 0; r == 0 && i < l->config.gpus.n; i++)
+                r = launch_add_gpu(&b, &l->config.gpus.items[i].info);
+        if (!r)
+                r = launch_add_u32(&b, LAUNCH_ATTR_CPUS, l->caps.cpus);
+        if (!r)
+                r = launch_add_u64(&b, LAUNCH_ATTR_MEMORY, l->caps.memory);
         return error_fold(r ? r : server_reply(s, &b));
 }
 

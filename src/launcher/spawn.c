@@ -128,6 +128,8 @@ static int spawn_prepare(Attempt *a, const Spec *spec, int stdin_fd, Sandbox *s,
 
         r = spawn_check_require(l, spec, &a->failure);
         if (!r)
+                r = gpus_check(&l->config.gpus, spec->gpus, spec->n_gpus, &a->failure);
+        if (!r)
                 r = spawn_check_user(l, spec, s, &a->failure);
         if (!r)
                 r = spawn_check_stdin(stdin_fd, &a->failure);

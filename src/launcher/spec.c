@@ -118,6 +118,20 @@ static int spec_set_u32(uint32_t *v, const uint8_t *data, size_t n) {
         return launch_u32(data, n, v) ? 0 : SPEC_E_INVALID;
 }
 
+static int spec_add_gpu(Spec *spec, const uint8_t *data, size_t n) {
+        uint32_t index;
+
+        if (!launch_u32(data, n, &index))
+                return SPEC_E_INVALID;
+        for (size_t i = 0; i < spec->n_gpus; i++)
+                if (spec->gpus[i] == index)
+                        return 0;
+        if (spec->n_gpus == ELEMENTSOF(spec->gpus))
+                return SPEC_E_INVALID;
+        spec->gpus[spec->n_gpus++] = index;
+        return 0;
+}
+
 static int spec_add(Spec *spec, LaunchAttr attr, const uint8_t *data, size_t n) {
         uint32_t v;
         int r;
@@ -156,6 +170,8 @@ static int spec_add(Spec *spec, LaunchAttr attr, const uint8_t *data, size_t n) 
                 return spec_add_str(&spec->require, data, n);
         case LAUNCH_ATTR_HOME_FILE:
                 return spec_add_file(spec, data, n);
+        case LAUNCH_ATTR_GPU:
+                return spec_add_gpu(spec, data, n);
         case LAUNCH_ATTR_NETWORK:
                 r = spec_set_u32(&v, data, n);
                 if (r == 0)
@@ -213,6 +229,8 @@ int spec_read(LaunchReader *reader, Spec *ret_spec, Failure *failure) {
         }
         if (bad == LAUNCH_ATTR_HOME_FILE)
                 (void)failure_set(failure, "home", EINVAL, "a file to seed the home with has a path that leaves it, or is malformed");
+        else if (bad == LAUNCH_ATTR_GPU)
+                (void)failure_set(failure, "gpu", EINVAL, "a GPU's index is malformed, or more than %d are asked for", LAUNCH_GPUS_MAX);
         else if (bad)
                 (void)failure_set(failure, "spec", EINVAL, "attribute %d of SPAWN is malformed or given twice", (int)bad);
         else if (spec_check(&spec, failure) == 0) {

@@ -39,6 +39,8 @@ struct Spec {
         uint64_t memory_max;    /* 0: none given */
         uint32_t pids_max;
         uint32_t cpu_percent;
+        uint32_t gpus[LAUNCH_GPUS_MAX]; /* each once */
+        size_t n_gpus;
         bool network;
 };
 

@@ -34,3 +34,16 @@ int str_list_add(StrList *l, const char *s) {
         copy = NULL;
         return 0;
 }
+
+void str_list_remove_variable(StrList *l, const char *name) {
+        size_t n_name = strlen(name), n = 0;
+
+        for (size_t i = 0; i < l->n; i++)
+                if (strncmp(l->items[i], name, n_name) == 0 && l->items[i][n_name] == '=')
+                        free(l->items[i]);
+                else
+                        l->items[n++] = l->items[i];
+        l->n = n;
+        if (l->items)
+                l->items[n] = NULL;
+}

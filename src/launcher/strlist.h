@@ -15,3 +15,5 @@ void str_list_deinit(StrList *l);
 /* Owns s on success. -ENOMEM. */
 int str_list_add_take(StrList *l, char *s) _must_check_;
 int str_list_add(StrList *l, const char *s) _must_check_;
+/* Of an environment: removes every "NAME=…". */
+void str_list_remove_variable(StrList *l, const char *name);

@@ -58,6 +58,40 @@ static int client_bind(Client *c, const char *name, int type) {
         return fd;
 }
 
+static bool client_bind_node(const char *dir, const char *name, const char *node) {
+        char path[256], *slash;
+
+        snprintf(path, sizeof(path), "%s/%s", dir, name);
+        slash = path + strlen(dir) + 1;
+        while ((slash = strchr(slash, '/'))) {
+                *slash = 0;
+                (void)mkdir(path, 0755);
+                *slash++ = '/';
+        }
+        fd_close(open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
+        return mount(node, path, NULL, MS_BIND, NULL) == 0;
+}
+
+/* Over /dev of this process's own mount namespace: the common nodes, and c->devices. */
+static bool client_mount_dev(Client *c) {
+        static const char *const common[] = { "null", "zero", "full", "random", "urandom", "tty" };
+        const char *dir = client_path(c, "dev");
+        char node[32];
+
+        if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 || mkdir(dir, 0755) < 0 ||
+            mount("none", dir, "tmpfs", 0, "mode=0755") < 0)
+                return false;
+        for (size_t i = 0; i < ELEMENTSOF(common); i++) {
+                snprintf(node, sizeof(node), "/dev/%s", common[i]);
+                if (!client_bind_node(dir, common[i], node))
+                        return false;
+        }
+        for (const char *const *d = c->devices; *d; d += 2)
+                if (!client_bind_node(dir, d[0], d[1]))
+                        return false;
+        return mount(dir, "/dev", NULL, MS_BIND | MS_REC, NULL) == 0;
+}
+
 static void client_exec(Client *c) {
         char pid[16], *environment[16];
         const char *program = getenv("AR_LAUNCHER");
@@ -84,6 +118,8 @@ static void client_exec(Client *c) {
                 _exit(126);
         if (c->masked && (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
                           mount("none", "/proc/sys", "tmpfs", MS_RDONLY, NULL) < 0))
+                _exit(126);
+        if (c->devices && !client_mount_dev(c))
                 _exit(126);
         if (c->plain && geteuid() == 0 && (setgroups(0, NULL) < 0 || setgid(c->uid) < 0 || setuid(c->uid) < 0))
                 _exit(126);
@@ -137,6 +173,7 @@ void client_start_limited(Client *c, bool plain, const char *extra) {
                 .plain = plain || geteuid() != 0,
                 .masked = c->masked,
                 .nofile = c->nofile,
+                .devices = c->devices,
                 .fd = -1,
                 .listen_fd = -1,
                 .notify_fd = -1,
@@ -263,6 +300,15 @@ static void client_read_attr(Client *c, Message *m, LaunchAttr attr, const uint8
                 assert_true(launch_id(data, n, &m->attempt));
         else if (attr == LAUNCH_ATTR_GENERATION)
                 assert_true(launch_id(data, n, &c->generation));
+        else if (attr == LAUNCH_ATTR_GPU_INFO) {
+                assert_in_range(c->n_gpus, 0, ELEMENTSOF(c->gpus) - 1);
+                assert_true(launch_gpu(data, n, &c->gpus[c->n_gpus]));
+                assert_int_equal(c->gpus[c->n_gpus].index, c->n_gpus);
+                c->n_gpus++;
+        } else if (attr == LAUNCH_ATTR_CPUS)
+                assert_true(launch_u32(data, n, &c->cpus));
+        else if (attr == LAUNCH_ATTR_MEMORY)
+                assert_true(launch_u64(data, n, &c->memory));
         else if (attr == LAUNCH_ATTR_STAGE)
                 client_copy_str(m->stage, sizeof(m->stage), data, n);
         else if (attr == LAUNCH_ATTR_TEXT)
@@ -326,7 +372,7 @@ void client_connect(Client *c) {
         snprintf(address.sun_path, sizeof(address.sun_path), "%s/launcher.sock", c->dir);
         assert_int_equal(connect(c->fd, (struct sockaddr *)&address, sizeof(address)), 0);
         c->capabilities[0] = 0;
-        c->n_listed = 0;
+        c->n_listed = c->n_gpus = 0;
         assert_int_equal(launch_begin(&b, LAUNCH_HELLO), 0);
         assert_int_equal(launch_add_u32(&b, LAUNCH_ATTR_VERSION_MIN, LAUNCH_VERSION_MIN), 0);
         assert_int_equal(launch_add_u32(&b, LAUNCH_ATTR_VERSION, LAUNCH_VERSION), 0);

@@ -17,6 +17,8 @@ typedef struct Client {
         bool plain;             /* as CLIENT_PLAIN_UID, or as whoever runs the test */
         bool masked;            /* behind an over-mounted /proc, as in a container */
         unsigned nofile;        /* descriptors that the launcher may have; 0: as we may */
+        /* Pairs: a name below /dev, and the node that stands there; the launcher gets a /dev with these. Needs root. */
+        const char *const *devices;
         uid_t uid;              /* of tasks */
         pid_t pid;              /* the launcher */
         int listen_fd;
@@ -24,6 +26,10 @@ typedef struct Client {
         int fd;                 /* the connection; -1: none */
         char capabilities[1024];
         Id generation;
+        LaunchGpu gpus[8];
+        size_t n_gpus;
+        uint32_t cpus;
+        uint64_t memory;
         Id listed[64];
         size_t n_listed;
 } Client;
@@ -49,7 +55,7 @@ typedef struct Run {
 
 /* Makes the folders and starts the launcher; extra is YAML below `sandbox:`, indented by two. */
 void client_start(Client *c, bool plain, const char *extra);
-/* The same with c->masked and c->nofile set before; the other fields are overwritten. */
+/* The same with c->masked, c->nofile and c->devices set before; the other fields are overwritten. */
 void client_start_limited(Client *c, bool plain, const char *extra);
 /* Starts it again in the same folders. */
 void client_restart(Client *c);

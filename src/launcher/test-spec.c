@@ -55,6 +55,9 @@ static void test_read(void **state) {
         assert_int_equal(launch_add_u64(&b, LAUNCH_ATTR_MEMORY_MAX, MIB(64)), 0);
         assert_int_equal(launch_add_u32(&b, LAUNCH_ATTR_NETWORK, 1), 0);
         assert_int_equal(launch_add(&b, LAUNCH_ATTR_HOME_FILE, file, sizeof(file) - 1), 0);
+        assert_int_equal(launch_add_u32(&b, LAUNCH_ATTR_GPU, 5), 0);
+        assert_int_equal(launch_add_u32(&b, LAUNCH_ATTR_GPU, 0), 0);
+        assert_int_equal(launch_add_u32(&b, LAUNCH_ATTR_GPU, 5), 0);
         assert_int_equal(launch_add(&b, (LaunchAttr)999, "new", 3), 0);
         assert_int_equal(end(&b, &spec, &failure), 0);
         assert_int_equal(spec.argv.n, 2);
@@ -64,6 +67,9 @@ static void test_read(void **state) {
         assert_string_equal(spec.workspace, "/srv/x");
         assert_int_equal(spec.memory_max, MIB(64));
         assert_true(spec.network);
+        assert_int_equal(spec.n_gpus, 2);
+        assert_int_equal(spec.gpus[0], 5);
+        assert_int_equal(spec.gpus[1], 0);
         assert_int_equal(spec.n_files, 1);
         assert_int_equal(spec.files[0].mode, 0600);
         assert_string_equal(spec.files[0].path, ".codex/auth.json");
@@ -81,6 +87,7 @@ static void test_defaults(void **state) {
         assert_int_equal(spec.uid, -1);
         assert_false(spec.network);
         assert_null(spec.workspace);
+        assert_int_equal(spec.n_gpus, 0);
         spec_deinit(&spec);
 }
 
@@ -108,6 +115,7 @@ static void test_refusals(void **state) {
         expect_refused(LAUNCH_ATTR_ENV_CREDENTIAL, "KEY=a/b", 7, "credential");
         expect_refused(LAUNCH_ATTR_SECCOMP, "../x", 4, "spec");
         expect_refused(LAUNCH_ATTR_UID, "abc", 3, "spec");
+        expect_refused(LAUNCH_ATTR_GPU, "abc", 3, "gpu");
         expect_refused(LAUNCH_ATTR_AGENT, "twice", 5, "spec");
         expect_refused(LAUNCH_ATTR_ARGV, "a\0b", 3, "spec");
 }
