@@ -165,6 +165,8 @@ struct Sched {
         Timer health_timer;             /* the next gate or breaker that opens */
         Timer retry_timer;              /* the store was full */
         Defer pump;
+        List watches;                   /* of all tasks */
+        Defer tell;
         List runs;
         uint64_t order_us;              /* the last one given out */
         uint64_t n_waiting;
@@ -186,6 +188,8 @@ struct Sched {
 
 void sched_pump(Sched *sched);
 void sched_kick(Sched *sched);
+/* An event is written: who watches all tasks is told after this tick's callbacks. */
+void sched_tell(Sched *sched);
 /* Tries again in a second: the store is full or failed. */
 void sched_retry_later(Sched *sched);
 /* Sets (or clears) a timer for the top of a heap of times by the real clock. */

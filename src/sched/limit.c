@@ -226,7 +226,7 @@ static SchedLimitInfo limit_info(const Sched *s, const SchedLimit *l) {
                                  .queued_max = queued_max == UINT64_MAX ? 0 : queued_max,
                                  .weight = limit_weight(l),
                                  .paused = limit_is_paused(l),
-                                 .at_run_time = l->set != NULL };
+                                 .set = l->set };
 }
 
 int sched_limit_list(const Sched *s, int (*fn)(const SchedLimitInfo *info, void *userdata), void *userdata) {

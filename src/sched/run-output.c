@@ -22,6 +22,7 @@ int run_append(SchedRun *run, StoreEvent *event) {
         event->attempt = run->attempt->number;
         event->at_us = clock_realtime_us();
         r = store_event_append(run->sched->store, &run->task->node.id, event, &seq);
+        sched_tell(run->sched);
         if (!r)
                 run->attempt->captured_bytes += event->n_data + event->n_raw;
         return r;

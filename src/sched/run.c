@@ -264,6 +264,14 @@ static int run_attempt_end(SchedRun *run, const char *outcome, const char *reaso
         return store_attempt_update(run->sched->store, run->attempt);
 }
 
+/* To the sums that GET /usage shows, in the request that writes the attempt's end. */
+static int run_write_usage(SchedRun *run) {
+        const StoreTask *t = run->record;
+
+        return store_usage_add(run->sched->store, (uint32_t)(run->attempt->finished_us / (24 * 3600 * USEC_PER_SEC)),
+                               t->principal, t->agent, &t->batch, &run->attempt->usage, 1);
+}
+
 static void add_usage(int64_t *sum, int64_t v) {
         if (v >= 0)
                 *sum = MAX(*sum, INT64_C(0)) + v;
@@ -365,6 +373,7 @@ static int run_write_end(SchedRun *run, RunEnd *end) {
         if (event == TASK_EVENT_SUCCEED && end->text)
                 r = run_append_result(run, end->text, end->n_text);
         r = r ?: run_attempt_end(run, end->outcome, end->reason, end->detail);
+        r = r ?: run_write_usage(run);
         r = r ?: agent_ended(s, run->agent, event == TASK_EVENT_SUCCEED, end->reason, end->retry_after_us);
         r = r ?: sched_write_state(s, run->record, event, end->reason, end->detail);
         int e = store_end(s->store, r == 0);

@@ -53,6 +53,24 @@ void sched_unwatch(SchedWatch *watch) {
         list_unlink(&watch->link);
 }
 
+static void on_tell(Defer *defer) {
+        Sched *s = container_of(defer, Sched, tell);
+
+        list_for_each_safe(i, &s->watches) {
+                SchedWatch *watch = container_of(i, SchedWatch, link);
+                watch->fn(watch, false);
+        }
+}
+
+void sched_tell(Sched *s) {
+        if (!list_is_empty(&s->watches))
+                defer_schedule(&s->tell);
+}
+
+void sched_watch_all(Sched *s, SchedWatch *watch) {
+        list_link_tail(&s->watches, &watch->link);
+}
+
 /* ---- timers ---- */
 
 void sched_retry_later(Sched *s) {
@@ -159,7 +177,9 @@ int sched_new(Sched **ret_sched, Reactor *reactor, Store *store, Metrics *metric
         timer_init(&s->health_timer, reactor, on_health);
         timer_init(&s->retry_timer, reactor, on_retry);
         defer_init(&s->pump, reactor, on_pump);
+        defer_init(&s->tell, reactor, on_tell);
         list_init(&s->runs);
+        list_init(&s->watches);
         s->metrics.submitted = metrics_family(metrics, METRIC_COUNTER, "agent_router_tasks_submitted_total",
                                               "Tasks accepted.", "agent");
         s->metrics.finished = metrics_family(metrics, METRIC_COUNTER, "agent_router_tasks_finished_total",
@@ -197,6 +217,7 @@ Sched *sched_free(Sched *s) {
         idmap_for_each(i, &s->tasks)
                 task_free(container_of(i, SchedTask, node));
         defer_cancel(&s->pump);
+        defer_cancel(&s->tell);
         heap_deinit(&s->delayed);
         heap_deinit(&s->deadlines);
         queue_deinit(s);

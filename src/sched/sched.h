@@ -150,6 +150,8 @@ int sched_requeue(Sched *sched, const Id *id, SchedTask **ret_task, char ret_det
         _must_check_;
 /* False where the task is not live (it has ended, or never was). */
 bool sched_watch(Sched *sched, const Id *id, SchedWatch *watch);
+/* Told of every event written, of any task; what the watch then reads may not be durable yet: store_wait(). */
+void sched_watch_all(Sched *sched, SchedWatch *watch);
 void sched_unwatch(SchedWatch *watch);
 
 /* ---- limits ---- */
@@ -163,7 +165,7 @@ struct SchedLimitInfo {
         uint64_t queued_max;            /* 0: no limit of its own */
         uint32_t weight;
         bool paused;
-        bool at_run_time;               /* an administrator's setting is in force, not the configuration's */
+        const StoreLimit *set;          /* an administrator's setting, in force before the configuration's; NULL: none */
 };
 
 const char *sched_limit_kind_name(SchedLimitKind kind);

@@ -259,6 +259,7 @@ int sched_write_state_event(Sched *s, const StoreTask *record) {
                 return error_fold(r);
         event.data = (const char *)buf_data(&data);
         event.n_data = buf_size(&data);
+        sched_tell(s);
         return store_event_append(s->store, &record->id, &event, &seq);
 }
 

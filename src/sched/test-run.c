@@ -99,6 +99,23 @@ static void assert_events(World *w, const Id *id, const char *expected) {
         assert_string_equal(events, expected);
 }
 
+static int on_usage(const char *key, const StoreUsage *sum, uint64_t n_attempts, void *userdata) {
+        assert_string_equal(key, "json");
+        assert_int_equal(sum->input_tokens, ((uint64_t *)userdata)[1]);
+        assert_int_equal(n_attempts, ((uint64_t *)userdata)[0]);
+        ((uint64_t *)userdata)[2]++;
+        return 0;
+}
+
+/* Each attempt of the agent counts once in the sums of its day. */
+static void assert_usage(World *w, uint64_t n_attempts, uint64_t input_tokens) {
+        uint64_t expected[] = { n_attempts, input_tokens, 0 };
+        uint32_t day = (uint32_t)(clock_realtime_us() / (86400 * USEC_PER_SEC));
+
+        assert_int_equal(store_usage_list(w->store, STORE_BY_AGENT, day, day, "uid:1", on_usage, expected), 0);
+        assert_int_equal(expected[2], 1);
+}
+
 /* ---- output ---- */
 
 static void test_text(void **state) {
@@ -268,6 +285,7 @@ static void test_retry(void **state) {
         assert_int_equal(task->usage.output_tokens, 3);
         assert_int_equal(task->n_attempts, 3);
         store_task_free(task);
+        assert_usage(&w, 3, 30);
 
         /* Succeeds the second time; a failure that no repeat would cure is not repeated. */
         id = world_submit(&w, &(TaskSpec){ .agent = "json", .max_attempts = 3 });
@@ -615,6 +633,7 @@ static void test_crash_every_step(void **state) {
                 StoreTask *task = world_load(&w, &id);
                 assert_int_equal(task->usage.input_tokens, 10);
                 store_task_free(task);
+                assert_usage(&w, 1, 10);
                 world_run_until(&w, w.launcher.attempts[0]->forgotten);
                 world_deinit(&w);
         }
