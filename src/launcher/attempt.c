@@ -42,6 +42,12 @@ static void attempt_close(Attempt *a, LoopSource *source, int *fd) {
         *fd = -1;
 }
 
+/* Its end: the child is done with what it was given. */
+static void attempt_close_report(Attempt *a) {
+        attempt_close(a, &a->report, &a->report_fd);
+        a->spawn = spawn_free(a->spawn);
+}
+
 Attempt *attempt_free(Attempt *a) {
         if (!a)
                 return NULL;
@@ -51,7 +57,7 @@ Attempt *attempt_free(Attempt *a) {
         loop_timer_clear(&a->launcher->loop, &a->kill_timer);
         loop_timer_clear(&a->launcher->loop, &a->cgroup_timer);
         attempt_close(a, &a->init, &a->pidfd);
-        attempt_close(a, &a->report, &a->report_fd);
+        attempt_close_report(a);
         attempt_close(a, &a->status_source, &a->status_fd);
         for (unsigned i = 0; i < 2; i++) {
                 attempt_close(a, &a->streams[i].source, &a->streams[i].fd);
@@ -115,7 +121,7 @@ static void attempt_read_report(Attempt *a) {
                 if (n < 0 && errno == EAGAIN && !a->dead)
                         return;
                 if (n != (ssize_t)sizeof(report)) {
-                        attempt_close(a, &a->report, &a->report_fd);
+                        attempt_close_report(a);
                         if (a->ready && !a->failure.error)
                                 a->execed_at_us = clock_monotonic_us();
                 } else if (report.kind == SANDBOX_REPORT_READY)

@@ -21,6 +21,7 @@
 #include "launcher/window.h"
 
 typedef struct AttemptStream AttemptStream;
+typedef struct Spawn Spawn;
 
 typedef enum AttemptState {
         ATTEMPT_STARTING,
@@ -62,6 +63,7 @@ struct Attempt {
         int pidfd;
         LoopSource report;
         int report_fd;
+        Spawn *spawn;           /* what the child was given; NULL once the report pipe has closed */
         LoopSource status_source;
         int status_fd;
         AttemptStream streams[2];
@@ -85,7 +87,7 @@ struct Attempt {
         Failure failure;
 };
 
-/* Starts an attempt; the descriptor of stdin (or -1) is taken in any case. -errno: no memory, nothing was made. */
+/* Starts an attempt; the spec and stdin (or -1) are taken in any case. -errno: no memory, nothing was made. */
 int attempt_new(Launcher *l, Spec *spec, int stdin_fd, Attempt **ret_attempt) _must_check_;
 Attempt *attempt_free(Attempt *a);
 Attempt *attempt_find(Launcher *l, const Id *id);

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/service.h"
 #include "launcher/attempt.h"
+#include "launcher/init-image.h"
 #include "launcher/launcher.h"
 #include "launcher/nvml.h"
 #include "launcher/spawn.h"
@@ -160,6 +161,10 @@ int launcher_init(Launcher *l, const LauncherOptions *options) {
         r = launcher_find_gpus(l);
         if (r)
                 return launcher_fail("GPUs", r);
+        cloner_init(&l->cloner);
+        r = l->cloner.usable ? init_image_open(&l->init_fd) : 0;
+        if (r)
+                log_debug("the sandboxes' init can't be a program of its own: %s", strerror(-r));
         r = server_init(&l->server, l, options->listen_fd, options->router_uid);
         if (r)
                 return launcher_fail("launcher socket", r);
@@ -175,6 +180,8 @@ void launcher_deinit(Launcher *l) {
         map_for_each(node, &l->attempts)
                 attempt_free(container_of(node, Attempt, node));
         map_deinit(&l->attempts);
+        cloner_deinit(&l->cloner);
+        fd_close(l->init_fd);
         homes_deinit(&l->homes);
         view_deinit(&l->view);
         cgroups_deinit(&l->cgroups);

@@ -11,6 +11,7 @@
 #include "base/map.h"
 #include "launcher/caps.h"
 #include "launcher/cgroup.h"
+#include "launcher/cloner.h"
 #include "launcher/config.h"
 #include "launcher/home.h"
 #include "launcher/loop.h"
@@ -47,6 +48,8 @@ struct Launcher {
         Homes homes;
         SeccompCache filters;
         UserCache users;
+        Cloner cloner;
+        int init_fd;            /* the program that a sandbox's first process becomes; -1: none, it is a copy of us */
         Id generation;          /* new at every start */
         sigset_t signals;       /* our mask before we blocked ours: what agents start with */
         int lock_fd;            /* of the state directory */
@@ -55,7 +58,7 @@ struct Launcher {
 
 #define LAUNCHER_NULL {                                                                                         \
                 .loop = { .epoll_fd = -1 }, .cgroups = CGROUPS_NULL, .view = VIEW_NULL, .homes = HOMES_NULL,    \
-                .server = SERVER_NULL, .lock_fd = -1,                                                           \
+                .server = SERVER_NULL, .init_fd = -1, .lock_fd = -1,                                            \
         }
 
 /* Errors are logged here. Deinit takes an object that init has failed on. */

@@ -162,10 +162,14 @@ int paths_check(const Paths *p, const View *view, Failure *failure) {
         return 0;
 }
 
-static int paths_compare(const void *a, const void *b) {
-        return strcmp(((const PathsBind *)a)->path, ((const PathsBind *)b)->path);
-}
-
+/* By insertion, since qsort() may allocate; a task has a handful. */
 void paths_sort(Paths *p) {
-        qsort(p->binds, p->n, sizeof(p->binds[0]), paths_compare);
+        for (size_t i = 1; i < p->n; i++) {
+                PathsBind b = p->binds[i];
+                size_t k = i;
+
+                for (; k > 0 && strcmp(p->binds[k - 1].path, b.path) > 0; k--)
+                        p->binds[k] = p->binds[k - 1];
+                p->binds[k] = b;
+        }
 }

@@ -15,8 +15,8 @@
 
 #include "base/error.h"
 #include "base/fd.h"
-#include "base/service.h"
 #include "launcher/home.h"
+#include "launcher/init-image.h"
 #include "launcher/init.h"
 #include "launcher/landlock.h"
 #include "launcher/mounts.h"
@@ -25,16 +25,12 @@
 #include "launcher/user.h"
 #include "launcher/userns.h"
 
-/* Of the agent between clone and execve: a Failure, and the C library's own needs. */
-#define SANDBOX_STACK KIB(64)
-/* A credential is a key or a token, not a document. */
-#define SANDBOX_CREDENTIAL_MAX KIB(16)
 
 /* Where the descriptors stand once everything else is closed. */
 enum {
         SANDBOX_FD_REPORT = 3,
         SANDBOX_FD_STATUS,
-        SANDBOX_FD_REST,
+        SANDBOX_FD_INIT,        /* where there is one */
 };
 
 static _noreturn_ void sandbox_fail(Sandbox *s, const Failure *failure) {
@@ -51,51 +47,6 @@ static int sandbox_fail_ids(const char *what, Failure *failure) {
         return failure_set(failure, "user", error, "%s: %s; the launcher's service must keep CAP_SETUID, CAP_SETGID and CAP_SETPCAP", what, strerror(error));
 }
 
-/* systemd.exec(5), LoadCredential=: a file in CREDENTIALS_DIRECTORY; one newline at its end is not part of it. */
-static int sandbox_add_credential(Spec *spec, const char *entry, Failure *failure) {
-        const char *directory = service_credentials_dir(), *name = strchr(entry, '=') + 1;
-        _cleanup_free_ char *path = NULL, *value = NULL;
-        char *line;
-        size_t n;
-        int r;
-
-        if (!directory)
-                return failure_set(failure, "credential", ENOENT,
-                                   "the launcher was given no credentials; add LoadCredential=%s:PATH to "
-                                   "agent-router-launcher.service",
-                                   name);
-        if (asprintf(&path, "%s/%s", directory, name) < 0) {
-                path = NULL;
-                return failure_set(failure, "credential", ENOMEM, "no memory for the credential %s", name);
-        }
-        r = fd_read_file(AT_FDCWD, path, SANDBOX_CREDENTIAL_MAX, &value, &n);
-        if (r)
-                return failure_set(failure, "credential", r > 0 ? EFBIG : -r, "the credential %s can't be read: %s; add LoadCredential=%s:PATH to "
-                                   "agent-router-launcher.service and restart it", name, r > 0 ? "larger than 16 KiB" : strerror(-r), name);
-        if (n && value[n - 1] == '\n')
-                value[--n] = 0;
-        if (memchr(value, 0, n))
-                return failure_set(failure, "credential", EINVAL, "the credential %s holds a NUL byte, which no environment can carry", name);
-        r = asprintf(&line, "%.*s=%s", (int)(name - 1 - entry), entry, value);
-        explicit_bzero(value, n);
-        if (r < 0)
-                return failure_set(failure, "credential", ENOMEM, "no memory for the credential %s", name);
-        r = str_list_add_take(&spec->environment, line);
-        return r ? failure_set(failure, "credential", ENOMEM, "no memory for the credential %s", name) : 0;
-}
-
-/* Comes after all else that fills the environment: whichever GPUs a task was told of elsewhere, it sees its own. */
-static int sandbox_set_gpus(Sandbox *s, StrList *devices, Failure *failure) {
-        const Gpus *g = &s->config->gpus;
-        Spec *spec = s->spec;
-        int r;
-
-        r = gpus_list_devices(g, spec->gpus, spec->n_gpus, GPU_DEV_DIR, devices);
-        if (!r)
-                r = gpus_set_environment(g, spec->gpus, spec->n_gpus, &spec->environment);
-        return r ? failure_set(failure, "gpu", -r, "no memory for the task's GPUs") : 0;
-}
-
 static int sandbox_find_user(Sandbox *s, Failure *failure) {
         uid_t uid = s->user.uid;
         int r;
@@ -108,7 +59,10 @@ static int sandbox_find_user(Sandbox *s, Failure *failure) {
         return r ? failure_set(failure, "user", -r, "the account of uid %u can't be read: %s", (unsigned)uid, strerror(-r)) : 0;
 }
 
-/* Seeds the home and opens the task's folders as the task's user would; our own rights are back afterwards. */
+/*
+ * Seeds the home and opens the task's folders as the task's user would; our own rights are back afterwards. By system
+ * calls: the C library's functions would change all threads of the memory that we may share.
+ */
 static int sandbox_open_as_user(const Sandbox *s, int home_fd, Paths *paths, Failure *failure) {
         int r;
 
@@ -116,14 +70,15 @@ static int sandbox_open_as_user(const Sandbox *s, int home_fd, Paths *paths, Fai
         if (r)
                 return error_trace(r);
         if (!s->caps->userns &&
-            (setgroups(s->user.n_groups, s->user.groups) < 0 || setresgid((gid_t)-1, s->user.gid, (gid_t)-1) < 0 ||
-             setresuid((uid_t)-1, s->user.uid, (uid_t)-1) < 0))
+            (syscall(SYS_setgroups, s->user.n_groups, s->user.groups) < 0 ||
+             syscall(SYS_setresgid, (gid_t)-1, s->user.gid, (gid_t)-1) < 0 ||
+             syscall(SYS_setresuid, (uid_t)-1, s->user.uid, (uid_t)-1) < 0))
                 return sandbox_fail_ids("the task's user can't be taken on", failure);
         umask(0022);
         r = home_seed(home_fd, s->spec, failure);
         if (!r)
                 r = paths_open(paths, s->spec, s->config, failure);
-        if (!s->caps->userns && setresuid((uid_t)-1, 0, (uid_t)-1) < 0)
+        if (!s->caps->userns && syscall(SYS_setresuid, (uid_t)-1, 0, (uid_t)-1) < 0)
                 return sandbox_fail_ids("our own user can't be taken back", failure);
         return error_trace(r);
 }
@@ -153,8 +108,8 @@ static int sandbox_drop(const Sandbox *s, Failure *failure) {
         if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
                 return sandbox_fail_ids("the ambient capabilities can't be cleared", failure);
         if (!s->caps->userns &&
-            (setresgid(s->user.gid, s->user.gid, s->user.gid) < 0 ||
-             setresuid(s->user.uid, s->user.uid, s->user.uid) < 0))
+            (syscall(SYS_setresgid, s->user.gid, s->user.gid, s->user.gid) < 0 ||
+             syscall(SYS_setresuid, s->user.uid, s->user.uid, s->user.uid) < 0))
                 return sandbox_fail_ids("the task's user can't be taken on", failure);
         if (syscall(SYS_capset, &header, none) < 0)
                 return sandbox_fail_ids("the capabilities can't be dropped", failure);
@@ -202,21 +157,22 @@ static int sandbox_set_limits(const Sandbox *s, Failure *failure) {
 
 /* Puts the descriptors in their places and closes all others. */
 static int sandbox_set_fds(Sandbox *s, Failure *failure) {
-        const int from[] = { s->stdin_fd, s->stdout_fd, s->stderr_fd, s->report_fd, s->status_fd };
+        const int from[] = { s->stdin_fd, s->stdout_fd, s->stderr_fd, s->report_fd, s->status_fd, s->init_fd };
+        const size_t n = s->init_fd < 0 ? ELEMENTSOF(from) - 1 : ELEMENTSOF(from);
         int high[ELEMENTSOF(from)];
 
-        for (size_t i = 0; i < ELEMENTSOF(from); i++) {
+        for (size_t i = 0; i < n; i++) {
                 /* Above the places, so that no dup3 overwrites one that is still to come. */
                 high[i] = fcntl(from[i], F_DUPFD_CLOEXEC, (int)ELEMENTSOF(from));
                 if (high[i] < 0)
                         return failure_set(failure, "descriptors", errno, "descriptors can't be arranged: %s", strerror(errno));
         }
-        for (int i = 0; i < (int)ELEMENTSOF(from); i++)
+        for (int i = 0; i < (int)n; i++)
                 if (dup3(high[i], i, O_CLOEXEC) < 0 || (i < 3 && fcntl(i, F_SETFD, 0) < 0))
                         return failure_set(failure, "descriptors", errno, "descriptors can't be arranged: %s", strerror(errno));
         s->report_fd = SANDBOX_FD_REPORT;
         s->status_fd = SANDBOX_FD_STATUS;
-        if (syscall(SYS_close_range, SANDBOX_FD_REST, ~0U, 0) < 0)
+        if (syscall(SYS_close_range, (unsigned)n, ~0U, 0) < 0)
                 return failure_set(failure, "descriptors", errno, "descriptors can't be closed: %s", strerror(errno));
         return 0;
 }
@@ -232,7 +188,6 @@ static void sandbox_set_oom_score(void) {
 static int sandbox_enter(Sandbox *s, Failure *failure) {
         _cleanup_close_ int home_fd = -1;
         Paths paths = { .n = 0 };
-        StrList devices = {};           /* goes with this process */
         int r = 0;
 
         if (s->caps->userns) {
@@ -241,12 +196,7 @@ static int sandbox_enter(Sandbox *s, Failure *failure) {
                         return failure_set(failure, "userns", -r, "the task's user can't be mapped into its namespace: %s", strerror(-r));
         }
         sandbox_set_oom_score();
-        for (size_t i = 0; r == 0 && i < s->spec->credentials.n; i++)
-                r = sandbox_add_credential(s->spec, s->spec->credentials.items[i], failure);
-        if (!r)
-                r = sandbox_set_gpus(s, &devices, failure);
-        if (!r)
-                r = sandbox_find_user(s, failure);
+        r = sandbox_find_user(s, failure);
         if (!r)
                 r = home_new(s->tasks_path, &s->spec->attempt, s->user.uid, s->user.gid, &home_fd, failure);
         if (!r)
@@ -265,7 +215,7 @@ static int sandbox_enter(Sandbox *s, Failure *failure) {
         }
         r = mounts_enter(&(MountPlan){ .view = s->view,
                                        .paths = &paths,
-                                       .devices = &devices,
+                                       .devices = s->devices,
                                        .uid = s->user.uid,
                                        .gid = s->user.gid,
                                        .userns = s->caps->userns,
@@ -321,9 +271,9 @@ static int sandbox_agent(void *userdata) {
         sandbox_fail(s, &failure);
 }
 
-_noreturn_ void sandbox_run(Sandbox *s) {
-        static _Alignas(16) uint8_t stack[SANDBOX_STACK];
+_noreturn_ void sandbox_run(Sandbox *s, void *stack) {
         Failure failure = {};
+        bool shared = s->init_fd >= 0;
         sigset_t all;
         pid_t agent;
 
@@ -334,14 +284,18 @@ _noreturn_ void sandbox_run(Sandbox *s) {
         if (sandbox_enter(s, &failure) < 0)
                 sandbox_fail(s, &failure);
         /* As vfork(2): a copy of our memory, to be thrown away by execve, would cost more than all the rest. */
-        agent = clone(sandbox_agent, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | SIGCHLD, s);
+        agent = clone(sandbox_agent, stack, CLONE_VM | CLONE_VFORK | SIGCHLD, s);
         if (agent < 0) {
                 (void)failure_set(&failure, "fork", errno, "the agent can't be forked: %s; raise sandbox.pids_max", strerror(errno));
                 sandbox_fail(s, &failure);
         }
-        /* Nothing of the agent's stays here: neither its pipes, nor its secrets. */
-        for (size_t i = 0; i < s->spec->environment.n; i++)
-                explicit_bzero(s->spec->environment.items[i], strlen(s->spec->environment.items[i]));
+        /* Nothing of the agent's stays here: neither its secrets, nor its pipes. The last that goes is the report's. */
+        if (!shared)
+                spec_wipe_environment(s->spec);
         (void)syscall(SYS_close_range, STDIN_FILENO, SANDBOX_FD_REPORT, 0);
-        init_run(agent, s->status_fd);
+        if (!shared)
+                init_run(agent, SANDBOX_FD_STATUS);
+        /* The Sandbox may be gone from here on. */
+        init_image_exec(SANDBOX_FD_INIT, agent, SANDBOX_FD_STATUS);
+        _exit(1);
 }

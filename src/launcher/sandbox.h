@@ -6,6 +6,9 @@
  * Landlock → descriptors → fork of the agent → seccomp → execve. What remains is init (pid 1) and the agent.
  *
  * The report pipe carries at most one Failure and one ready mark; it closes on execve. The status pipe is init's.
+ *
+ * The process is the launcher's copy, or shares its memory (cloner.h says what that forbids) until it has become init by
+ * an execve of its own. It is done with what it was given when the report pipe has closed.
  */
 
 #include "launcher/caps.h"
@@ -39,13 +42,14 @@ typedef struct SandboxReport {
         Failure failure;
 } SandboxReport;
 
-/* Everything borrowed from the launcher; the child has its own copy of the memory. */
+/* Everything borrowed from the launcher. */
 struct Sandbox {
         Spec *spec;
         const Config *config;
         const Caps *caps;
         const View *view;
         const SeccompFilter *filter;
+        const StrList *devices; /* of the task's GPUs */
         const char *tasks_path;
         User user;
         bool user_known;        /* else the name service is asked, in the child */
@@ -57,7 +61,11 @@ struct Sandbox {
         int stderr_fd;
         int report_fd;
         int status_fd;
+        int init_fd;            /* the program to become init by, where the memory is the launcher's; else -1 */
 };
 
-/* In the child of clone3. Never returns. */
-_noreturn_ void sandbox_run(Sandbox *s);
+/* Of the agent between clone and execve: a Failure, and the C library's own needs. */
+#define SANDBOX_STACK KIB(64)
+
+/* In the child of clone3; stack is the end of one of SANDBOX_STACK bytes. Never returns. */
+_noreturn_ void sandbox_run(Sandbox *s, void *stack);

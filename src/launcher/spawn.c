@@ -7,12 +7,28 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "launcher/credential.h"
 #include "launcher/sandbox.h"
 #include "launcher/spawn.h"
+
+struct Spawn {
+        Spec spec;
+        StrList devices;
+        Sandbox sandbox;
+};
 
 typedef struct SpawnPipes {
         int out[2], err[2], report[2], status[2];       /* read end, write end */
 } SpawnPipes;
+
+Spawn *spawn_free(Spawn *p) {
+        if (!p)
+                return NULL;
+        spec_deinit(&p->spec);
+        str_list_deinit(&p->devices);
+        free(p);
+        return NULL;
+}
 
 static void spawn_pipes_close(SpawnPipes *p) {
         int *pairs[] = { p->out, p->err, p->report, p->status };
@@ -102,7 +118,16 @@ static int spawn_fail_resources(const char *what, int error, Failure *failure) {
                 what, strerror(error));
 }
 
+static void spawn_run(void *userdata, void *stack) {
+        sandbox_run(userdata, stack);
+}
+
+/*
+ * The child shares our memory where that is safe. Not in a user namespace: to write its maps a process must be dumpable,
+ * which we never are. Not where the name service is to be asked, which allocates, takes locks, and waits.
+ */
 static int spawn_clone(Attempt *a, Sandbox *s, bool network) {
+        static _Alignas(16) uint8_t stack[SANDBOX_STACK];
         struct clone_args args = {
                 .flags = CLONE_PIDFD | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS |
                          (network ? 0 : CLONE_NEWNET) | (s->caps->userns ? CLONE_NEWUSER : 0) |
@@ -111,18 +136,41 @@ static int spawn_clone(Attempt *a, Sandbox *s, bool network) {
                 .exit_signal = SIGCHLD,
                 .cgroup = a->cgroup.fd >= 0 ? (uint64_t)a->cgroup.fd : 0,
         };
-        pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
+        pid_t pid = -EAGAIN;
 
-        if (pid == 0)
-                sandbox_run(s);
+        if (s->user_known && !s->caps->userns) {
+                s->init_fd = a->launcher->init_fd;
+                pid = s->init_fd < 0 ? -EAGAIN : cloner_clone(&a->launcher->cloner, &args, spawn_run, s);
+        }
+        if (pid == -EAGAIN) {
+                args.flags &= ~(uint64_t)(CLONE_VM | CLONE_VFORK | CLONE_PARENT_SETTID);
+                s->init_fd = -1;
+                pid = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
+                if (pid == 0)
+                        sandbox_run(s, stack + sizeof(stack));
+                if (pid < 0)
+                        pid = -errno;
+        }
         if (pid < 0)
-                return spawn_fail_resources("the sandbox can't be cloned", errno, &a->failure);
+                return spawn_fail_resources("the sandbox can't be cloned", -pid, &a->failure);
         a->pid = pid;
         return 0;
 }
 
-static int spawn_prepare(Attempt *a, const Spec *spec, int stdin_fd, Sandbox *s, SpawnPipes *pipes) {
+/* Comes after all else that fills the environment: whichever GPUs a task was told of elsewhere, it sees its own. */
+static int spawn_set_gpus(const Gpus *g, Spawn *p, Failure *failure) {
+        int r;
+
+        r = gpus_list_devices(g, p->spec.gpus, p->spec.n_gpus, GPU_DEV_DIR, &p->devices);
+        if (!r)
+                r = gpus_set_environment(g, p->spec.gpus, p->spec.n_gpus, &p->spec.environment);
+        return r ? failure_set(failure, "gpu", -r, "no memory for the task's GPUs") : 0;
+}
+
+static int spawn_prepare(Attempt *a, Spawn *p, int stdin_fd, SpawnPipes *pipes) {
         Launcher *l = a->launcher;
+        Sandbox *s = &p->sandbox;
+        Spec *spec = &p->spec;
         CgroupLimits limits;
         int r;
 
@@ -133,6 +181,10 @@ static int spawn_prepare(Attempt *a, const Spec *spec, int stdin_fd, Sandbox *s,
                 r = spawn_check_user(l, spec, s, &a->failure);
         if (!r)
                 r = spawn_check_stdin(stdin_fd, &a->failure);
+        if (!r)
+                r = credential_add_all(spec, &a->failure);
+        if (!r)
+                r = spawn_set_gpus(&l->config.gpus, p, &a->failure);
         if (!r)
                 r = seccomp_cache_get(&l->filters, spec->seccomp ?: SPAWN_PROFILE, &s->filter, &a->failure);
         if (r)
@@ -158,30 +210,40 @@ static int spawn_prepare(Attempt *a, const Spec *spec, int stdin_fd, Sandbox *s,
 int spawn(Attempt *a, Spec *spec, int stdin_fd) {
         Launcher *l = a->launcher;
         _cleanup_(spawn_pipes_close) SpawnPipes pipes = { { -1, -1 }, { -1, -1 }, { -1, -1 }, { -1, -1 } };
-        Sandbox s = {
-                .spec = spec,
+        _cleanup_(spawn_freep) Spawn *p = calloc(1, sizeof(*p));
+        Sandbox *s;
+        int r;
+
+        if (!p)
+                return spawn_fail_resources("no memory for the sandbox", ENOMEM, &a->failure);
+        p->spec = *spec;
+        *spec = (Spec){ .uid = -1 };
+        s = &p->sandbox;
+        *s = (Sandbox){
+                .spec = &p->spec,
+                .devices = &p->devices,
                 .config = &l->config,
                 .caps = &l->caps,
                 .view = &l->view,
                 .tasks_path = l->homes.tasks_path,
                 .signals = &l->signals,
                 .stdin_fd = stdin_fd,
+                .init_fd = -1,
         };
-        int r;
-
-        r = spawn_prepare(a, spec, stdin_fd, &s, &pipes);
+        r = spawn_prepare(a, p, stdin_fd, &pipes);
         if (r)
                 return error_trace(r);
         etc_refresh(&l->view.etc);
-        s.stdout_fd = pipes.out[1];
-        s.stderr_fd = pipes.err[1];
-        s.report_fd = pipes.report[1];
-        s.status_fd = pipes.status[1];
-        r = spawn_clone(a, &s, spec->network);
+        s->stdout_fd = pipes.out[1];
+        s->stderr_fd = pipes.err[1];
+        s->report_fd = pipes.report[1];
+        s->status_fd = pipes.status[1];
+        r = spawn_clone(a, s, p->spec.network);
         if (r) {
                 (void)!cgroup_remove(&l->cgroups, &a->cgroup);
                 return error_trace(r);
         }
+        a->spawn = steal_ptr(&p);
         a->streams[0].fd = steal_fd(&pipes.out[0]);
         a->streams[1].fd = steal_fd(&pipes.err[0]);
         a->report_fd = steal_fd(&pipes.report[0]);

@@ -5,7 +5,13 @@
 #include "base/parse.h"
 #include "launcher/spec.h"
 
+void spec_wipe_environment(Spec *spec) {
+        for (size_t i = 0; i < spec->environment.n; i++)
+                explicit_bzero(spec->environment.items[i], strlen(spec->environment.items[i]));
+}
+
 void spec_deinit(Spec *spec) {
+        spec_wipe_environment(spec);
         free(spec->agent);
         free(spec->workspace);
         free(spec->seccomp);

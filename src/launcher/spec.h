@@ -53,6 +53,8 @@ enum {
 /* The reader stands after launch_open() of a SPAWN. On success and SPEC_E_INVALID the Spec is the caller's. -ENOMEM. */
 int spec_read(LaunchReader *reader, Spec *ret_spec, Failure *failure) _must_check_;
 void spec_deinit(Spec *spec);
+/* Credentials are in it. */
+void spec_wipe_environment(Spec *spec);
 
 /* An absolute path of plain components: no "..", no ".", no "//", no "/" at its end (the root itself is refused too). */
 bool spec_path_is_absolute(const char *path);
