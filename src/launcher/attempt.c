@@ -123,9 +123,11 @@ static void attempt_read_report(Attempt *a) {
                 if (n != (ssize_t)sizeof(report)) {
                         attempt_close_report(a);
                         if (a->ready && !a->failure.error)
-                                a->execed_at_us = clock_monotonic_us();
+                                a->execed_at_us = a->left_at_us ?: clock_monotonic_us();
                 } else if (report.kind == SANDBOX_REPORT_READY)
                         a->ready = true;
+                else if (report.kind == SANDBOX_REPORT_LEFT)
+                        a->left_at_us = report.at_us;
                 else {
                         a->failure = report.failure;
                         a->failure.stage[sizeof(a->failure.stage) - 1] = 0;

@@ -81,6 +81,7 @@ struct Attempt {
         bool exited_sent;       /* on this connection */
         unsigned output_stream; /* of the OUTPUT that attempt_next() wrote last */
         size_t output_n;
+        uint64_t left_at_us;    /* when the agent left the memory that it shared with init: its execve, if it was one */
         uint64_t execed_at_us;
         InitStatus status;      /* how 0: init died without a word */
         CgroupUsage usage;

@@ -171,7 +171,10 @@ static void home_throw_away(Homes *h, const char *name) {
         char fresh[NAME_MAX + 1];
 
         snprintf(fresh, sizeof(fresh), "%.200s", name);
-        if (renameat(h->tasks_fd, name, h->trash_fd, fresh) < 0 && errno != ENOENT)
+        if (renameat(h->tasks_fd, name, h->trash_fd, fresh) == 0 || errno == ENOENT)
+                return;
+        /* Whoever may not write to a folder may not move it (rename(2)); its owner may have seen to that. */
+        if (errno != EACCES || fchmodat(h->tasks_fd, name, 0700, 0) < 0 || renameat(h->tasks_fd, name, h->trash_fd, fresh) < 0)
                 log_warning("the home of attempt %s can't be moved away: %s", name, strerror(errno));
 }
 
@@ -232,14 +235,12 @@ void home_discard(Homes *h, const Id *attempt) {
 }
 
 int home_new(const char *tasks_path, const Id *attempt, uid_t uid, gid_t gid, int *ret_fd, Failure *failure) {
-        _cleanup_close_ int tasks_fd = open(tasks_path, O_PATH | O_DIRECTORY | O_CLOEXEC), dir_fd = -1, fd = -1;
+        _cleanup_close_ int tasks_fd = open(tasks_path, O_PATH | O_DIRECTORY | O_CLOEXEC), fd = -1;
         char id[ID_TEXT_MAX];
 
         id_format(attempt, id);
         if (tasks_fd < 0 || mkdirat(tasks_fd, id, 0700) < 0 ||
-            (dir_fd = openat(tasks_fd, id, O_PATH | O_DIRECTORY | O_CLOEXEC)) < 0 ||
-            mkdirat(dir_fd, "home", 0700) < 0 ||
-            (fd = openat(dir_fd, "home", O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0 || fchown(fd, uid, gid) < 0)
+            (fd = openat(tasks_fd, id, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0 || fchown(fd, uid, gid) < 0)
                 return failure_set(failure, "home", errno, "the task's home can't be made: %s; look at the launcher's state directory", strerror(errno));
         *ret_fd = steal_fd(&fd);
         return 0;

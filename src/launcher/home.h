@@ -1,7 +1,7 @@
 #pragma once
 
 /*
- * home: a folder for each attempt, STATE_DIRECTORY/tasks/<attempt>/home, owned by the task's user and mounted as its
+ * home: a folder for each attempt, STATE_DIRECTORY/tasks/<attempt>, owned by the task's user and mounted as its
  * HOME. It lives until the router forgets the attempt; then it is moved to STATE_DIRECTORY/trash at once, and a janitor
  * process empties the trash in its own time, since a home may hold a hundred thousand files. It starts a moment later,
  * for all that ended until then: a fork costs more than a start of an agent, and makes the next one dearer. What an

@@ -13,6 +13,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/fd.h"
 #include "launcher/home.h"
@@ -273,6 +274,7 @@ static int sandbox_agent(void *userdata) {
 
 _noreturn_ void sandbox_run(Sandbox *s, void *stack) {
         Failure failure = {};
+        SandboxReport left = { .kind = SANDBOX_REPORT_LEFT };
         bool shared = s->init_fd >= 0;
         sigset_t all;
         pid_t agent;
@@ -289,6 +291,8 @@ _noreturn_ void sandbox_run(Sandbox *s, void *stack) {
                 (void)failure_set(&failure, "fork", errno, "the agent can't be forked: %s; raise sandbox.pids_max", strerror(errno));
                 sandbox_fail(s, &failure);
         }
+        left.at_us = clock_monotonic_us();
+        (void)!write(s->report_fd, &left, sizeof(left));
         /* Nothing of the agent's stays here: neither its secrets, nor its pipes. The last that goes is the report's. */
         if (!shared)
                 spec_wipe_environment(s->spec);

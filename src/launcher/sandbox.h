@@ -5,7 +5,7 @@
  * with the task's own rights → mounts, pivot_root → capabilities and ids dropped for good, no_new_privs → rlimits →
  * Landlock → descriptors → fork of the agent → seccomp → execve. What remains is init (pid 1) and the agent.
  *
- * The report pipe carries at most one Failure and one ready mark; it closes on execve. The status pipe is init's.
+ * The report pipe carries at most one record of each kind; it closes on execve. The status pipe is init's.
  *
  * The process is the launcher's copy, or shares its memory (cloner.h says what that forbids) until it has become init by
  * an execve of its own. It is done with what it was given when the report pipe has closed.
@@ -31,14 +31,16 @@
 
 typedef struct Sandbox Sandbox;
 
-/* The record that an agent which stands before its execve writes, and a failure of any stage. */
+/* The record that an agent which stands before its execve writes, a failure of any stage, the time of the execve. */
 enum {
         SANDBOX_REPORT_READY = 1,
         SANDBOX_REPORT_FAILED,
+        SANDBOX_REPORT_LEFT,    /* the agent has a memory of its own, or is dead */
 };
 
 typedef struct SandboxReport {
         uint32_t kind;
+        uint64_t at_us;         /* CLOCK_MONOTONIC, of LEFT */
         Failure failure;
 } SandboxReport;
 

@@ -391,7 +391,7 @@ static void test_forget_removes_the_home(void **state) {
         Client *c = *state;
         Run run;
 
-        client_run(c, &run, "mkdir -p a/b ~/a/b; touch ~/a/b/c; chmod 0 ~/a/b; ls -a ~");
+        client_run(c, &run, "mkdir -p a/b ~/a/b; touch ~/a/b/c; chmod 0 ~/a/b; ls -a ~; chmod 0 ~");
         assert_int_equal(run.last.value, 0);
         run_deinit(&run);
         wait_for_empty_folder(client_path(c, "state/tasks"));
