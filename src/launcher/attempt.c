@@ -326,7 +326,7 @@ static int attempt_watch(Attempt *a) {
         int r;
 
         r = loop_add(loop, &a->init, a->pidfd, EPOLLIN);
-        /* Its end alone (EPOLLHUP): what was written before is read then, and a mark alone is not worth waking up for. */
+        /* Its end alone (EPOLLHUP): what was written before is read then; a mark is not worth waking up for. */
         if (!r)
                 r = loop_add(loop, &a->report, a->report_fd, 0);
         if (!r)

@@ -6,10 +6,10 @@
  * thread that vforks is asleep until then, so each such clone is made by a thread of its own, and the loop goes on: a
  * child may wait long, for the file system of a workspace that its owner serves.
  *
- * What the child may do: system calls, and writes to its own stack and to what it was given. No allocation, no lock, no
- * library call that keeps state (nor setuid() and its like, which mean all threads): it may be killed at any moment, and
- * must leave this memory whole. It has the errno of its thread. We are not dumpable, so neither is the child, whatever
- * ids it takes on: no process of the task's user can look into it, or us.
+ * What the child may do: system calls, and writes to its own stack and to what it was given. No allocation, no lock,
+ * no library call that keeps state (nor setuid() and its like, which mean all threads): it may be killed at any moment,
+ * and must leave this memory whole. It has the errno of its thread. We are not dumpable, so neither is the child,
+ * whatever ids it takes on: no process of the task's user can look into it, or us.
  */
 
 #include <linux/sched.h>
@@ -55,6 +55,7 @@ void cloner_deinit(Cloner *c);
 /*
  * Clones with these flags and more, and calls run() in the child: with userdata, and the end of a stack of CLONER_STACK
  * bytes for a child of its own. Returns the pid once the child runs; its descriptors are copies by then, its memory is
- * ours until it is done with it. -EAGAIN: every thread is taken, or can't be had: copy instead. Else -errno of clone3(2).
+ * ours until it is done with it. -EAGAIN: every thread is taken, or can't be had: copy instead. Else -errno of
+ * clone3(2).
  */
 pid_t cloner_clone(Cloner *c, struct clone_args *args, void (*run)(void *userdata, void *stack), void *userdata);

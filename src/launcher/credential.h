@@ -1,8 +1,8 @@
 #pragma once
 
 /*
- * credential: the secrets that agents get in their environment, named in the configuration by NAME=credential, and handed
- * to the launcher by its service manager.
+ * credential: the secrets that agents get in their environment, named in the configuration by NAME=credential, and
+ * handed to the launcher by its service manager.
  */
 
 #include "launcher/failure.h"

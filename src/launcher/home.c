@@ -174,7 +174,8 @@ static void home_throw_away(Homes *h, const char *name) {
         if (renameat(h->tasks_fd, name, h->trash_fd, fresh) == 0 || errno == ENOENT)
                 return;
         /* Whoever may not write to a folder may not move it (rename(2)); its owner may have seen to that. */
-        if (errno != EACCES || fchmodat(h->tasks_fd, name, 0700, 0) < 0 || renameat(h->tasks_fd, name, h->trash_fd, fresh) < 0)
+        if (errno != EACCES || fchmodat(h->tasks_fd, name, 0700, 0) < 0 ||
+            renameat(h->tasks_fd, name, h->trash_fd, fresh) < 0)
                 log_warning("the home of attempt %s can't be moved away: %s", name, strerror(errno));
 }
 

@@ -30,7 +30,8 @@ int init_image_open(int *ret_fd) {
         r = fd_write_all(fd, init_image, sizeof(init_image));
         if (r)
                 return error_trace(r);
-        if (fchmod(fd, 0111) < 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+        if (fchmod(fd, 0111) < 0 ||
+            fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
                 return error_origin(-errno);
         /* A file that is open for writing can't be executed. */
         snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);

@@ -7,8 +7,8 @@
  *
  * The report pipe carries at most one record of each kind; it closes on execve. The status pipe is init's.
  *
- * The process is the launcher's copy, or shares its memory (cloner.h says what that forbids) until it has become init by
- * an execve of its own. It is done with what it was given when the report pipe has closed.
+ * The process is the launcher's copy, or shares its memory (cloner.h says what that forbids) until it has become init
+ * by an execve of its own. It is done with what it was given when the report pipe has closed.
  */
 
 #include "launcher/caps.h"

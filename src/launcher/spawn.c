@@ -123,8 +123,8 @@ static void spawn_run(void *userdata, void *stack) {
 }
 
 /*
- * The child shares our memory where that is safe. Not in a user namespace: to write its maps a process must be dumpable,
- * which we never are. Not where the name service is to be asked, which allocates, takes locks, and waits.
+ * The child shares our memory where that is safe. Not in a user namespace: to write its maps a process must be
+ * dumpable, which we never are. Not where the name service is to be asked, which allocates, takes locks, and waits.
  */
 static int spawn_clone(Attempt *a, Sandbox *s, bool network) {
         static _Alignas(16) uint8_t stack[SANDBOX_STACK];
