@@ -12,8 +12,8 @@
 
 /*
  * On success the attempt has its pidfd, pipes and cgroup, and what the child was given, in Attempt.spawn: that is to be
- * kept until the report pipe has closed. The spec is taken in any case. -errno with attempt->failure filled, and nothing
- * left behind.
+ * kept until the report pipe has closed. The spec is taken in any case. -errno with attempt->failure filled, and
+ * nothing left behind.
  */
 int spawn(Attempt *a, Spec *spec, int stdin_fd) _must_check_;
 Spawn *spawn_free(Spawn *p);

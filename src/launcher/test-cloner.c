@@ -1,4 +1,4 @@
-/* Children that share our memory: they run, they see and leave what they should, and those that hang hang nobody else. */
+/* Children that share our memory: they run, they leave it whole, and those that hang hang nobody else. */
 
 #include <stdarg.h>
 #include <stddef.h>
@@ -38,7 +38,11 @@ static int teardown(void **state) {
 }
 
 static pid_t clone_job(void (*run)(void *userdata, void *stack), Job *job, int *ret_pidfd) {
-        struct clone_args args = { .flags = CLONE_PIDFD, .pidfd = (uint64_t)(uintptr_t)ret_pidfd, .exit_signal = SIGCHLD };
+        struct clone_args args = {
+                .flags = CLONE_PIDFD,
+                .pidfd = (uint64_t)(uintptr_t)ret_pidfd,
+                .exit_signal = SIGCHLD,
+        };
 
         return cloner_clone(&cloner, &args, run, job);
 }
