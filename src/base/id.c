@@ -1,20 +1,26 @@
-#include <sys/random.h>
-
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/id.h"
 #include "base/parse.h"
+#include "base/random.h"
+
+static uint64_t last_ms;
+static unsigned sequence;
+
+void id_freeze(uint64_t seed) {
+        last_ms = 0;
+        sequence = 0;
+        random_freeze(seed);
+}
 
 int id_new(Id *ret_id) {
-        static uint64_t last_ms;
-        static unsigned sequence;
         uint64_t now_ms = clock_realtime_us() / USEC_PER_MSEC;
         Id id;
-        ssize_t n;
+        int r;
 
-        n = getrandom(id.bytes, sizeof(id.bytes), 0);
-        if (n != (ssize_t)sizeof(id.bytes))
-                return error_origin(n < 0 ? -errno : -EIO);
+        r = random_bytes(id.bytes, sizeof(id.bytes));
+        if (r)
+                return error_trace(r);
         /* RFC 9562 §6.2, method 1: a counter within the millisecond; a clock that steps back does not. */
         if (now_ms > last_ms) {
                 last_ms = now_ms;

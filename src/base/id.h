@@ -17,6 +17,8 @@ struct Id {
 
 /* -errno of getrandom(2). */
 int id_new(Id *ret_id) _must_check_;
+/* For tests: the same seed and clock give the same ids, from the first on; 0: the kernel's random numbers again. */
+void id_freeze(uint64_t seed);
 void id_format(const Id *id, char ret_s[static ID_TEXT_MAX]);
 /* Accepts the 36-character form in either case; false where it is anything else. */
 bool id_parse(const char *s, Id *ret_id);

@@ -51,6 +51,27 @@ static void test_order(void **state) {
         assert_next(&last);
 }
 
+/* A seed gives the same ids again; without one they differ. */
+static void test_frozen(void **state) {
+        Id first[3], again[3];
+
+        for (unsigned seed = 1; seed < 4; seed++)
+                for (unsigned round = 0; round < 2; round++) {
+                        id_freeze(seed);
+                        clock_freeze(1, MS * 1000);
+                        for (unsigned i = 0; i < 3; i++)
+                                assert_int_equal(id_new(round ? &again[i] : &first[i]), 0);
+                        if (round)
+                                assert_memory_equal(first, again, sizeof(first));
+                }
+        id_freeze(0);
+        assert_int_equal(id_new(&first[0]), 0);
+        id_freeze(0);
+        assert_int_equal(id_new(&again[0]), 0);
+        assert_false(id_equal(&first[0], &again[0]));
+        clock_freeze(0, 0);
+}
+
 static void test_text(void **state) {
         static const char *const invalid[] = {
                 "", "017f22e2-79b0-7cc3-98c4-dc0c0c07398", "017f22e2-79b0-7cc3-98c4-dc0c0c07398ff",
@@ -80,6 +101,7 @@ static void test_text(void **state) {
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_order),
+                cmocka_unit_test(test_frozen),
                 cmocka_unit_test(test_text),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);

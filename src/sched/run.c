@@ -9,12 +9,12 @@
  */
 
 #include <stdio.h>
-#include <sys/random.h>
 
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/random.h"
 #include "sched/run.h"
 
 SchedRun *run_from_link(ListLink *link) {
@@ -288,7 +288,7 @@ static uint64_t run_backoff(const SchedRun *run, uint64_t retry_after_us) {
                 bound_us *= 2;
         bound_us = MIN(bound_us, SCHED_BACKOFF_MAX_US);
         /* No entropy is no reason not to wait. */
-        if (getrandom(&random, sizeof(random), GRND_NONBLOCK) != sizeof(random))
+        if (random_bytes(&random, sizeof(random)))
                 random = bound_us / 2;
         return retry_after_us + random % (bound_us + 1);
 }
