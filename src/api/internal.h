@@ -150,6 +150,8 @@ void request_abandon(Request *request);
 bool request_query(const Request *request, const char *name, char **ret_value);
 /* The body as a JSON object. NULL: a problem was sent. */
 json_object *request_json(Request *request);
+/* The task of this id, where the caller may see it. STORE_E_NOT_FOUND. */
+int request_load_task(Request *request, const Id *id, int parts, StoreTask **ret_task) _must_check_;
 /* The task {id} with these parts, where the caller may see it; the caller frees. NULL: a problem was sent. */
 StoreTask *request_task(Request *request, int parts);
 /* Prefer: wait=N (RFC 7240 §4.3): seconds, 0 where not asked for. */
@@ -202,6 +204,11 @@ void api_collect_metrics(void *userdata);
 void api_metrics_init(Api *api);
 
 /* ---- task-json.c ---- */
-int task_append_json(Buf *out, Store *store, const StoreTask *task, bool whole) _must_check_;
+/* whole: with its attempts, result and dependencies. */
+int task_append_json(Buf *out, Api *api, const StoreTask *task, bool whole) _must_check_;
+/* ,"usage":{…} or null */
+int usage_append_json(Buf *out, const StoreUsage *usage) _must_check_;
+/* ,"max_tokens":…,"max_cost_usd":… */
+int budget_append_json(Buf *out, uint64_t max_tokens, uint64_t max_cost_microusd) _must_check_;
 int json_append_time(Buf *out, uint64_t realtime_us) _must_check_;
 int json_append_str_or_null(Buf *out, const char *s) _must_check_;

@@ -236,22 +236,31 @@ json_object *request_json(Request *q) {
         return o;
 }
 
-StoreTask *request_task(Request *q, int parts) {
+int request_load_task(Request *q, const Id *id, int parts, StoreTask **ret_task) {
         _cleanup_(store_task_freep) StoreTask *task = NULL;
+        int r;
+
+        r = store_task_load(q->api->store, id, parts, &task);
+        if (r)
+                return r;
+        /* Someone else's task is as good as none: its existence is not told. */
+        if (q->principal.role != ROLE_ADMIN && !streq(q->principal.name, task->principal))
+                return STORE_E_NOT_FOUND;
+        *ret_task = steal_ptr(&task);
+        return 0;
+}
+
+StoreTask *request_task(Request *q, int parts) {
+        StoreTask *task = NULL;
         int r = STORE_E_NOT_FOUND;
 
         if (id_parse(q->params[0], &q->task_id))
-                r = store_task_load(q->api->store, &q->task_id, parts, &task);
-        /* Someone else's task is as good as none: its existence is not told. */
-        if (!r && q->principal.role != ROLE_ADMIN && !streq(q->principal.name, task->principal))
-                r = STORE_E_NOT_FOUND;
-        if (!r)
-                return steal_ptr(&task);
+                r = request_load_task(q, &q->task_id, parts, &task);
         if (r == STORE_E_NOT_FOUND)
                 request_problem(q, 404, NULL, "there is no such task");
-        else
+        else if (r)
                 request_failed(q, r);
-        return NULL;
+        return task;
 }
 
 unsigned request_prefer_wait(const Request *q) {

@@ -6,7 +6,7 @@
 
 const Route api_routes[] = {
         { API_POST, "/tasks", api_task_post, ROLE_SUBMITTER, NULL },
-        { API_GET, "/tasks", api_task_list, ROLE_SUBMITTER, "state agent label cursor limit" },
+        { API_GET, "/tasks", api_task_list, ROLE_SUBMITTER, "state agent group batch label cursor limit" },
         { API_GET, "/tasks/{id}", api_task_get, ROLE_SUBMITTER, "include after" },
         { API_POST, "/tasks/{id}/cancel", api_task_cancel, ROLE_SUBMITTER, NULL },
         { API_GET, "/tasks/{id}/events", api_task_events, ROLE_SUBMITTER, "after include" },

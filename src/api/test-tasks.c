@@ -98,6 +98,22 @@ static void test_submit_refused(void **state) {
                 { 400, "{\"prompt\":\"x\",\"retry\":{\"max_attempts\":0}}", "/retry/max_attempts" },
                 { 400, "{\"prompt\":\"x\",\"retry\":{\"x\":0}}", "/retry/x" },
                 { 400, "{\"prompt\":\"x\",\"nonsense\":0}", "/nonsense" },
+                { 400, "{\"prompt\":\"x\",\"deadline\":\"soon\"}", "/deadline" },
+                { 400, "{\"prompt\":\"x\",\"group\":\"a b\"}", "/group" },
+                { 400, "{\"prompt\":\"x\",\"resources\":[]}", "/resources" },
+                { 400, "{\"prompt\":\"x\",\"resources\":{\"gpus\":65}}", "/resources/gpus" },
+                { 400, "{\"prompt\":\"x\",\"resources\":{\"cpus\":-1}}", "/resources/cpus" },
+                { 400, "{\"prompt\":\"x\",\"resources\":{\"memory\":\"much\"}}", "/resources/memory" },
+                { 400, "{\"prompt\":\"x\",\"resources\":{\"memory\":-1}}", "/resources/memory" },
+                { 400, "{\"prompt\":\"x\",\"resources\":{\"disks\":1}}", "/resources/disks" },
+                { 400, "{\"prompt\":\"x\",\"max_tokens\":0}", "/max_tokens" },
+                { 400, "{\"prompt\":\"x\",\"max_cost_usd\":0}", "/max_cost_usd" },
+                { 400, "{\"prompt\":\"x\",\"after\":[\"x\"]}", "/after/0" },
+                { 400, "{\"prompt\":\"x\",\"after\":[\"#0\"]}", "/after/0" },
+                { 400, "{\"prompt\":\"x\",\"on\":\"monday\"}", "/on" },
+                { 400, "{\"prompt\":\"x\",\"on_unmet\":\"panic\"}", "/on_unmet" },
+                { 422, "{\"prompt\":\"x\",\"deadline\":\"2001-01-01T00:00:00Z\"}", "" },
+                { 422, "{\"prompt\":\"x\",\"after\":[\"00000000-0000-7000-8000-000000000000\"]}", "/after/0" },
                 { 422, "{\"prompt\":\"x\",\"agent\":\"nobody\"}", "/agent" },
                 { 422, "{\"prompt\":\"x\",\"capabilities\":[\"fly\"]}", "/agent" },
         };
@@ -230,6 +246,62 @@ static void test_list(void **state) {
         expect(&aw, &aw.tcp, 404, request, AS_B, NULL);
         expect(&aw, &aw.tcp, 200, request, AS_A, NULL);
         expect(&aw, &aw.tcp, 200, request, AS_A, NULL);
+        api_world_deinit(&aw);
+}
+
+/* What a task may say about when it runs, and what it shows of it. */
+static void test_members(void **state) {
+        char body[512], request[128], id_text[ID_TEXT_MAX];
+        ApiWorld aw;
+        Id first;
+
+        api_world_init(&aw, 11);
+        aw.w.launcher.down = true;
+        fake_hang_up(&aw.w.launcher);
+        world_run_until(&aw.w, !launcher_client_is_ready(aw.w.client));
+        _cleanup_(answer_deinit) Answer plain = ask(&aw, &aw.tcp, "POST /tasks", AS_A, TASK);
+        assert_status(&plain, 201);
+        assert_non_null(strstr(plain.body, "\"waiting\":{\"reason\":\"launcher\",\"detail\":\""));
+        assert_non_null(strstr(plain.body, "\"resources\":{\"gpus\":0,\"cpus\":0,\"memory\":null}"));
+        assert_non_null(strstr(plain.body, "\"max_tokens\":null,\"max_cost_usd\":null"));
+        assert_non_null(strstr(plain.body, "\"candidates\":[\"text\"]"));
+        assert_non_null(strstr(plain.body, "\"after\":[]"));
+        assert_member(&plain, "deadline", "null");
+        assert_member(&plain, "group", "null");
+        assert_member(&plain, "batch", "null");
+
+        first = submit(&aw, AS_A, TASK);
+        id_format(&first, id_text);
+        snprintf(body, sizeof(body), "{\"prompt\":\"x\",\"group\":\"g\",\"deadline\":\"2100-01-01T00:00:00Z\","
+                 "\"resources\":{\"cpus\":0.5,\"memory\":\"8M\"},\"max_tokens\":5,\"max_cost_usd\":0.25,"
+                 "\"after\":[\"%s\",\"%s\"],\"on\":\"finish\",\"on_unmet\":\"run\"}", id_text, id_text);
+        _cleanup_(answer_deinit) Answer full = ask(&aw, &aw.tcp, "POST /tasks", AS_A, body);
+        assert_status(&full, 201);
+        assert_member(&full, "state", "blocked");
+        assert_member(&full, "group", "g");
+        assert_member(&full, "on_unmet", "run");
+        assert_member(&full, "deadline", "2100-01-01T00:00:00.000Z");
+        assert_non_null(strstr(full.body, "\"waiting\":{\"reason\":\"dependency\""));
+        assert_non_null(strstr(full.body, "\"resources\":{\"gpus\":0,\"cpus\":0.5,\"memory\":8388608}"));
+        assert_non_null(strstr(full.body, "\"max_tokens\":5,\"max_cost_usd\":0.25"));
+        snprintf(request, sizeof(request), "\"after\":[{\"id\":\"%s\",\"state\":\"queued\",\"on\":\"finish\"}]", id_text);
+        assert_non_null(strstr(full.body, request));
+        /* Whose tasks one may not see, one can't wait for. */
+        _cleanup_(answer_deinit) Answer other = ask(&aw, &aw.tcp, "POST /tasks", AS_B, body);
+        assert_status(&other, 422);
+        assert_non_null(strstr(other.body, "\"pointer\":\"/after/0\""));
+        expect(&aw, &aw.local, 201, "POST /tasks", NULL, body);
+        _cleanup_(answer_deinit) Answer list = ask(&aw, &aw.tcp, "GET /tasks?group=g", AS_A, NULL);
+        assert_status(&list, 200);
+        assert_non_null(strstr(list.body, "\"group\":\"g\""));
+        assert_null(strstr(list.body, id_text));
+        expect(&aw, &aw.tcp, 400, "GET /tasks?batch=x", AS_A, NULL);
+        /* It goes on when the other has ended. */
+        snprintf(request, sizeof(request), "POST /tasks/%s/cancel", id_text);
+        expect(&aw, &aw.tcp, 200, request, AS_A, NULL);
+        world_pass(&aw.w, USEC_PER_SEC);
+        list = (answer_deinit(&list), ask(&aw, &aw.tcp, "GET /tasks?group=g&state=queued", AS_A, NULL));
+        assert_non_null(strstr(list.body, "\"waiting\":{\"reason\":\"launcher\""));
         api_world_deinit(&aw);
 }
 
@@ -431,6 +503,7 @@ int main(void) {
                 cmocka_unit_test(test_full),
                 cmocka_unit_test(test_idempotency),
                 cmocka_unit_test(test_list),
+                cmocka_unit_test(test_members),
                 cmocka_unit_test(test_list_in_short_pages),
                 cmocka_unit_test(test_keys),
                 cmocka_unit_test(test_wait),
