@@ -101,26 +101,31 @@ static int add_loser(const StoreTask *task, void *userdata) {
         return task_state_is_final(task->state) ? 0 : id_list_add(userdata, &task->id);
 }
 
+static int cancel_if_live(Sched *s, const Id *id) {
+        int r, e;
+
+        r = store_begin(s->store);
+        if (r)
+                return r;
+        r = sched_cancel(s, id);
+        e = store_end(s->store, r == 0);
+        return r == SCHED_E_FINAL ? 0 : r ?: e;
+}
+
 /* The first of a set to succeed ends the others. */
 static int depend_first(Sched *s, const Id *id) {
         _cleanup_(store_task_freep) StoreTask *record = NULL;
         _cleanup_(store_batch_freep) StoreBatch *batch = NULL;
         IdList losers = {};
-        int r, e;
+        int r;
 
         r = store_task_load(s->store, id, 0, &record);
         r = r ?: store_batch_load(s->store, &record->batch, &batch);
         if (r || batch->select != STORE_SELECT_FIRST)
                 return r;
         r = store_batch_task_list(s->store, &batch->id, NULL, SIZE_MAX, add_loser, &losers);
-        for (size_t i = 0; i < losers.n && !r; i++) {
-                r = store_begin(s->store);
-                if (r)
-                        break;
-                r = sched_cancel(s, &losers.ids[i]);
-                e = store_end(s->store, r == 0);
-                r = r == SCHED_E_FINAL ? 0 : r ?: e;
-        }
+        for (size_t i = 0; i < losers.n && !r; i++)
+                r = cancel_if_live(s, &losers.ids[i]);
         free(losers.ids);
         return r;
 }
@@ -146,18 +151,53 @@ void depend_ended(Sched *s, const Id *id, TaskState state, bool in_batch) {
         }
 }
 
+int depend_is_lost(Sched *s, const StoreTask *record, bool *ret_lost) {
+        _cleanup_(store_batch_freep) StoreBatch *batch = NULL;
+        uint64_t counts[_TASK_STATE_N];
+        StoreUsage usage;
+        int r;
+
+        *ret_lost = false;
+        if (id_is_null(&record->batch))
+                return 0;
+        r = store_batch_load(s->store, &record->batch, &batch);
+        if (r || batch->select != STORE_SELECT_FIRST)
+                return error_fold(r);
+        r = store_batch_count(s->store, &record->batch, counts, &usage);
+        if (r)
+                return error_fold(r);
+        *ret_lost = counts[TASK_SUCCEEDED] > 0;
+        return 0;
+}
+
+static int add_if_lost(Sched *s, const Id *id, IdList *losers) {
+        _cleanup_(store_task_freep) StoreTask *record = NULL;
+        bool lost = false;
+        int r;
+
+        r = store_task_load(s->store, id, 0, &record);
+        r = r ?: depend_is_lost(s, record, &lost);
+        return r || !lost ? r : id_list_add(losers, id);
+}
+
 int depend_recover(Sched *s) {
-        IdList blocked = {};
+        IdList blocked = {}, losers = {};
         int r = 0;
 
         s->depend_again = false;
         idmap_for_each(i, &s->tasks) {
                 SchedTask *t = container_of(i, SchedTask, node);
+                /* Those that wait are looked at when it is their turn: there may be a million. */
+                if (t->run && t->in_batch && !t->cancel_requested)
+                        r = r ?: add_if_lost(s, &i->id, &losers);
                 if (t->state == TASK_BLOCKED && !t->cancel_requested && !(t->extra && t->extra->next))
                         r = r ?: id_list_add(&blocked, &i->id);
         }
         for (size_t i = 0; i < blocked.n && !r; i++)
                 r = depend_move(s, task_find(s, &blocked.ids[i]));
+        for (size_t i = 0; i < losers.n && !r; i++)
+                r = cancel_if_live(s, &losers.ids[i]);
         free(blocked.ids);
+        free(losers.ids);
         return r;
 }

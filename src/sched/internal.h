@@ -9,6 +9,7 @@
  *   queue.c    what waits: order and fairness
  *   limit.c    limits, pauses, weights
  *   agent.c    agents' health: gates and breakers
+ *   resource.c GPUs, CPUs and memory that tasks ask for
  *   depend.c   dependencies, and what else follows the end of a task
  *   recover.c  all of it again, from the store
  *   run*.c     one attempt
@@ -143,6 +144,18 @@ struct SchedTaskExtra {
         uint64_t deadline_us;           /* realtime; 0: none */
 };
 
+/* What the machine has, and what running attempts hold of it. */
+typedef struct SchedResources {
+        LaunchGpu *gpus;
+        uint32_t *gpus_used;            /* shares, by index */
+        size_t n_gpus;
+        uint32_t cpus_milli, cpus_milli_used;
+        uint64_t memory, memory_used;
+        SchedFlow *first;               /* waits longest of those that no room was found for */
+        uint64_t first_since_us;        /* monotonic */
+        bool known;                     /* a launcher has told of the machine */
+} SchedResources;
+
 struct Sched {
         Reactor *reactor;
         Store *store;
@@ -158,6 +171,7 @@ struct Sched {
         uint64_t busy[2];               /* bit p: level p has shares that may run */
         List parked_any;                /* flows of several agents, none of which can take them */
         List parked_resources;
+        SchedResources resources;
         Heap delayed;
         Heap deadlines;
         Timer delayed_timer;
@@ -275,6 +289,23 @@ int agent_ended(Sched *sched, SchedAgent *agent, bool succeeded, const char *rea
         _must_check_;
 void agent_health_arm(Sched *sched);
 
+/* ---- resource.c ---- */
+
+/* The launcher is connected: its machine, as it is now. */
+int resource_discover(Sched *sched) _must_check_;
+void resource_deinit(Sched *sched);
+/* SCHED_E_UNSUPPORTED where the machine will never have that much. */
+int resource_check(const Sched *sched, const StoreTask *task, char ret_detail[static SCHED_DETAIL_MAX]) _must_check_;
+/* RESOURCES where there is no room now, or it is kept for a task that waits for more. */
+SchedBlock resource_block(SchedFlow *flow);
+/* The flow waits for something else, or for nothing: no room is kept for it. */
+void resource_forget(SchedFlow *flow);
+/* Chooses the GPUs: `ret_gpus` is their indexes with spaces between (the caller frees), NULL where it asks for none. */
+int resource_take(Sched *sched, const SchedFlowKey *key, char **ret_gpus) _must_check_;
+/* Takes again what a running attempt holds. */
+void resource_retake(Sched *sched, const SchedFlowKey *key, const char *gpus);
+void resource_give(Sched *sched, const SchedFlowKey *key, const char *gpus);
+
 /* ---- depend.c ---- */
 
 /* What the task's dependencies say: TASK_EVENT_BLOCK (wait), TASK_EVENT_DUE (all met), TASK_EVENT_CANCEL (never). */
@@ -282,7 +313,9 @@ int depend_judge(Sched *sched, const StoreTask *record, TaskEvent *ret_event, ch
         _must_check_;
 /* The task has ended, durably: those that waited for it go on or end, the losers of its batch are cancelled. */
 void depend_ended(Sched *sched, const Id *id, TaskState state, bool in_batch);
-/* Of all blocked tasks, after a restart. */
+/* True where another of its set has succeeded already. */
+int depend_is_lost(Sched *sched, const StoreTask *record, bool *ret_lost) _must_check_;
+/* Of all blocked tasks and all that run, after a restart. */
 int depend_recover(Sched *sched) _must_check_;
 
 /* ---- recover.c ---- */
@@ -303,3 +336,5 @@ bool run_cancel_ending(SchedRun *run) _must_check_;
 void run_retry(SchedRun *run);
 SchedRun *run_free(SchedRun *run);
 SchedRun *run_from_link(ListLink *link);
+/* Indexes with spaces between; NULL: none. */
+const char *run_held_gpus(const SchedRun *run);

@@ -233,9 +233,10 @@ void queue_remove(SchedTask *t) {
                 return;
         /* Taking things out of heaps needs no memory, and the order changes only where it was the first. */
         heap_remove(&f->ready, &t->heap);
-        if (!f->ready.n)
+        if (!f->ready.n) {
                 heap_remove(&f->share->flows, &f->heap);
-        else
+                resource_forget(f);
+        } else
                 heap_fix(&f->share->flows, &f->heap);
         if (share_place(f->sched, f->share))
                 log_error("no memory to order the queue");
@@ -279,12 +280,18 @@ static SchedAgent *flow_try(SchedFlow *f) {
         for (size_t i = 0; i < ELEMENTSOF(limits); i++) {
                 block = limits[i] ? limit_block(limits[i]) : SCHED_BLOCK_NONE;
                 if (block != SCHED_BLOCK_NONE) {
+                        resource_forget(f);
                         flow_park(f, &limits[i]->parked, block, limits[i]);
                         return NULL;
                 }
         }
         a = flow_agent(f, &block, &blocker);
+        if (a && resource_block(f) != SCHED_BLOCK_NONE) {
+                flow_park(f, &f->sched->parked_resources, SCHED_BLOCK_RESOURCES, NULL);
+                return NULL;
+        }
         if (!a) {
+                resource_forget(f);
                 bool one = (f->key.agents & (f->key.agents - 1)) == 0;
                 SchedLimit *limit = (SchedLimit *)blocker;
                 flow_park(f, one && limit ? &limit->parked : &f->sched->parked_any, block, blocker);

@@ -24,22 +24,6 @@ uint64_t recover_agents(Sched *s, const StoreTask *record) {
         return a ? agent_bit(s, a) : agents;
 }
 
-static int on_live_task(const StoreTask *record, void *userdata) {
-        Sched *s = userdata;
-        uint64_t agents = recover_agents(s, record);
-        SchedTask *t;
-        int r;
-
-        /* None that is still configured: the task is settled after the walk, see below. */
-        if (!agents)
-                return 0;
-        r = task_new(s, record, agents, &t);
-        if (r)
-                return error_trace(r);
-        t->durable = true;
-        return error_trace(task_enqueue(t));
-}
-
 typedef struct IdList {
         Id *ids;
         size_t n;
@@ -55,18 +39,29 @@ static int id_list_add(IdList *l, const Id *id) {
         return 0;
 }
 
-static int collect_orphan(const StoreTask *record, void *userdata) {
+static int on_live_task(const StoreTask *record, void *userdata) {
         void **args = userdata;
+        Sched *s = args[0];
+        uint64_t agents = recover_agents(s, record);
+        SchedTask *t;
+        int r;
 
-        return recover_agents(args[0], record) ? 0 : id_list_add(args[1], &record->id);
+        /* None that is still configured: the task is settled after the walk, see below. */
+        if (!agents)
+                return id_list_add(args[1], &record->id);
+        r = task_new(s, record, agents, &t);
+        if (r)
+                return error_trace(r);
+        t->durable = true;
+        return error_trace(task_enqueue(t));
 }
 
 /* Tasks whose agent is no longer configured fail with a reason instead of waiting for ever. */
-static int recover_orphans(Sched *s) {
+static int recover_tasks(Sched *s) {
         IdList orphans = {};
         int r;
 
-        r = store_task_list_live(s->store, collect_orphan, (void *[]){ s, &orphans });
+        r = store_task_list_live(s->store, on_live_task, (void *[]){ s, &orphans });
         for (size_t i = 0; r == 0 && i < orphans.n; i++)
                 r = sched_move(s, &orphans.ids[i], TASK_EVENT_FAIL, "no_agent", "its agent is no longer configured");
         free(orphans.ids);
@@ -153,8 +148,7 @@ static int on_gate(const StoreGate *gate, void *userdata) {
 int sched_recover(Sched *s) {
         int r;
 
-        r = recover_orphans(s);
-        r = r ?: store_task_list_live(s->store, on_live_task, s);
+        r = recover_tasks(s);
         r = r ?: recover_orphan_attempts(s);
         r = r ?: store_attempt_list_open(s->store, collect_attempt, s);
         r = r ?: recover_without_attempt(s);

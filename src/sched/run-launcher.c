@@ -69,8 +69,9 @@ static int copy_attempt(StoreAttempt *to, const StoreAttempt *from) {
         int r;
 
         *to = *from;
-        to->agent = to->outcome = to->reason = to->detail = to->session = NULL;
+        to->agent = to->gpus = to->outcome = to->reason = to->detail = to->session = NULL;
         r = sched_set_str(&to->agent, from->agent);
+        r = r ?: sched_set_str(&to->gpus, from->gpus);
         r = r ?: sched_set_str(&to->outcome, from->outcome);
         r = r ?: sched_set_str(&to->reason, from->reason);
         r = r ?: sched_set_str(&to->detail, from->detail);
@@ -99,6 +100,8 @@ int run_recover(SchedTask *task, SchedAgent *agent, StoreTask *record_take, cons
         if (run_render(run, error) != 0)
                 run->inactivity_us = 0;
         free(steal_ptr(&run->record->prompt));
+        resource_retake(run->sched, &task->flow->key, run->attempt->gpus);
+        run->holds = true;
         run->phase = RUN_SPAWNING;
         return 0;
 }
@@ -135,6 +138,8 @@ static void on_ready(LauncherClient *client, const Id *generation) {
 
         id_format(generation, text);
         s->generation = *generation;
+        if (resource_discover(s))
+                log_error("no memory for what the launcher tells of the machine: resources are as they were");
         log_field(LOG_INFO, ((LogField[]){ { "MESSAGE_ID", LOG_ID_LAUNCHER_READY }, { "LAUNCHER_GENERATION", text }, {} }),
                   "connected to the launcher");
         list_for_each_safe(i, &s->runs) {

@@ -21,6 +21,10 @@ SchedRun *run_from_link(ListLink *link) {
         return container_of(link, SchedRun, link);
 }
 
+const char *run_held_gpus(const SchedRun *run) {
+        return run->holds ? run->attempt->gpus : NULL;
+}
+
 SchedRun *run_free(SchedRun *run) {
         if (!run)
                 return NULL;
@@ -33,14 +37,16 @@ SchedRun *run_free(SchedRun *run) {
                 buf_deinit(&run->streams[i].line);
         adapter_command_free(run->command);
         adapter_run_free(run->adapter);
-        store_attempt_free(run->attempt);
-        store_task_free(run->record);
         list_unlink(&run->link);
         if (run->task) {
                 run->task->run = NULL;
+                if (run->holds)
+                        resource_give(run->sched, &run->task->flow->key, run->attempt->gpus);
                 for (size_t i = 0; i < ELEMENTSOF(run->limits); i++)
                         limit_give(run->sched, run->limits[i]);
         }
+        store_attempt_free(run->attempt);
+        store_task_free(run->record);
         free(run);
         return NULL;
 }
@@ -159,20 +165,18 @@ int run_render(SchedRun *run, char ret_error[static YAML_ERROR_MAX]) {
         return 0;
 }
 
-/* The task can't be rendered for its agent any more (a changed manifest): it fails without an attempt. */
-static int run_refuse(SchedTask *task, StoreTask *record, const char *why) {
+/* It ends without an attempt: it can't be rendered for its agent any more (a changed manifest), or isn't wanted. */
+static int run_refuse(SchedTask *task, StoreTask *record, TaskEvent event, const char *reason, const char *why) {
         Sched *s = task->flow->sched;
         int r;
 
         r = store_begin(s->store);
         if (r)
                 return r;
-        r = sched_write_state(s, record, TASK_EVENT_FAIL, "unsupported", why);
+        r = sched_write_state(s, record, event, reason, why);
         int e = store_end(s->store, r == 0);
         r = r ?: e;
-        if (!r)
-                sched_settle(task, TASK_FAILED, 0);
-        return r;
+        return r ?: task_settle_when_durable(task, record->state);
 }
 
 static void on_wait(StoreWait *wait, int error);
@@ -181,12 +185,19 @@ int run_start(SchedTask *task, SchedAgent *agent) {
         Sched *s = task->flow->sched;
         StoreTask *record = NULL;
         char error[YAML_ERROR_MAX] = "";
+        bool lost = false;
         SchedRun *run;
         int r;
 
         r = store_task_load(s->store, &task->node.id, STORE_TASK_PROMPT, &record);
         if (r)
                 return r;
+        r = depend_is_lost(s, record, &lost);
+        if (r || lost) {
+                r = r ?: run_refuse(task, record, TASK_EVENT_CANCEL, "lost", "another of its set has succeeded");
+                store_task_free(record);
+                return r;
+        }
         r = run_new(task, agent, record, &run);
         if (r)
                 return error_trace(r);
@@ -195,7 +206,7 @@ int run_start(SchedTask *task, SchedAgent *agent) {
         if (r > 0) {
                 record = steal_ptr(&run->record);
                 run_free(run);
-                r = run_refuse(task, record, *error ? error : "its agent can't run it any more");
+                r = run_refuse(task, record, TASK_EVENT_FAIL, "unsupported", *error ? error : "its agent can't run it any more");
                 store_task_free(record);
                 return r;
         }
@@ -216,6 +227,8 @@ int run_start(SchedTask *task, SchedAgent *agent) {
         run->record->not_before_us = 0;
         r = sched_set_str(&run->record->agent, adapter_name(agent->adapter));
         r = r ?: sched_set_str(&run->attempt->agent, run->record->agent);
+        r = r ?: resource_take(s, &task->flow->key, &run->attempt->gpus);
+        run->holds = r == 0;
         if (r) {
                 run_free(run);
                 return error_trace(r);
@@ -424,8 +437,22 @@ int run_save(SchedRun *run) {
         return r ?: e;
 }
 
+/* The indexes in the attempt's row, as numbers. */
+static size_t run_gpus(const SchedRun *run, uint32_t ret_gpus[static LAUNCH_GPUS_MAX]) {
+        size_t n = 0;
+
+        for (const char *p = run->attempt->gpus; p && *p && n < LAUNCH_GPUS_MAX; p += *p == ' ') {
+                ret_gpus[n] = 0;
+                for (; *p >= '0' && *p <= '9'; p++)
+                        ret_gpus[n] = ret_gpus[n] * 10 + (uint32_t)(*p - '0');
+                n++;
+        }
+        return n;
+}
+
 void run_spawn(SchedRun *run) {
         Sched *s = run->sched;
+        uint32_t gpus[LAUNCH_GPUS_MAX];
         WorkerSpec spec;
         int r;
 
@@ -465,9 +492,13 @@ void run_spawn(SchedRun *run) {
                 .workspace = run->record->workspace,
                 .seccomp = run->command->seccomp,
                 .uid = run->record->run_as_uid,
-                .memory_max = run->command->memory_max ?: s->config.memory_max,
+                .gpus = gpus,
+                .n_gpus = run_gpus(run, gpus),
+                /* What it has reserved is what it gets. */
+                .memory_max = run->record->memory ?: run->command->memory_max ?: s->config.memory_max,
                 .pids_max = run->command->pids_max ?: s->config.pids_max,
-                .cpu_percent = run->command->cpu_percent ?: s->config.cpu_percent,
+                .cpu_percent = run->record->cpus_milli ? MAX(run->record->cpus_milli / 10, 1u)
+                                                       : run->command->cpu_percent ?: s->config.cpu_percent,
                 .network = run->command->network,
         };
         r = launcher_spawn(s->client, &spec, run, &run->worker);

@@ -49,6 +49,7 @@ struct SchedRun {
         Sched *sched;
         SchedTask *task;
         SchedAgent *agent;
+        bool holds;                     /* resources */
         SchedLimit *limits[4];          /* charged: global, agent's, principal's, group's (or NULL) */
         StoreTask *record;
         StoreAttempt *attempt;

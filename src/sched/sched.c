@@ -222,6 +222,7 @@ Sched *sched_free(Sched *s) {
         heap_deinit(&s->deadlines);
         queue_deinit(s);
         limit_deinit(s);
+        resource_deinit(s);
         for (size_t i = 0; i < s->n_agents; i++) {
                 free(s->agents[i].account.name);
                 free(s->agents[i].account.reason);

@@ -182,6 +182,7 @@ int sched_submit(Sched *s, StoreTask *task, const SchedRequest *request, SchedTa
         if (task->deadline_us && task->deadline_us <= MAX(clock_realtime_us(), task->not_before_us))
                 return refuse(ret_detail, SCHED_E_INVALID, "deadline: it has passed, or lies before not_before");
         r = admit(s, task, ret_detail);
+        r = r ?: resource_check(s, task, ret_detail);
         r = r ?: choose(s, task, request->capabilities, &agents, ret_detail);
         if (r)
                 return r;

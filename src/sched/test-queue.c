@@ -378,6 +378,125 @@ static void test_fallback_ends(void **state) {
         world_deinit(&w);
 }
 
+/* ---- resources ---- */
+
+static unsigned live_attempts(const World *w, uint64_t *ret_gpus) {
+        unsigned n = 0;
+
+        *ret_gpus = 0;
+        for (size_t i = 0; i < w->launcher.n; i++) {
+                const FakeAttempt *a = w->launcher.attempts[i];
+                if (a->forgotten)
+                        continue;
+                n++;
+                /* Nobody holds what another holds: there is one share of each. */
+                assert_int_equal(*ret_gpus & a->gpus, 0);
+                *ret_gpus |= a->gpus;
+        }
+        return n;
+}
+
+static void test_gpus(void **state) {
+        Id ids[6], none;
+        uint64_t held;
+        World w;
+
+        world_init(&w, 16);
+        w.launcher.n_gpus = 4;
+        w.launcher.cpus = 8;
+        w.launcher.memory = GIB(16);
+        world_crash(&w);
+        world_run_until(&w, launcher_client_is_ready(w.client));
+        assert_int_equal(world_try_submit(&w, &(TaskSpec){ .agent = "json", .gpus = 5 }, &none), SCHED_E_UNSUPPORTED);
+        assert_non_null(strstr(w.detail, "this machine has 4"));
+        for (size_t i = 0; i < 6; i++)
+                ids[i] = world_submit(&w, &(TaskSpec){ .agent = "json", .gpus = 1 });
+        world_pass(&w, USEC_PER_SEC);
+        assert_int_equal(live_attempts(&w, &held), 4);
+        assert_int_equal(held, 0xf);
+        assert_waits(&w, &ids[5], "resources");
+        /* After a restart they still hold what they held. */
+        world_crash(&w);
+        world_pass(&w, USEC_PER_SEC);
+        assert_int_equal(live_attempts(&w, &held), 4);
+        fake_exit(w.launcher.attempts[2], LAUNCH_HOW_EXITED, 1);
+        world_run_until(&w, w.launcher.n == 5);
+        world_pass(&w, USEC_PER_SEC);
+        assert_int_equal(live_attempts(&w, &held), 4);
+        assert_int_equal(held, 0xf);
+        w.poll = poll_succeed;
+        world_run_until(&w, sched_stats(w.sched).n_live == 0);
+        for (size_t i = 0; i < w.sched->resources.n_gpus; i++)
+                assert_int_equal(w.sched->resources.gpus_used[i], 0);
+        world_deinit(&w);
+}
+
+/* Shares: several a GPU, spread over them; CPUs and memory are counted too. */
+static void test_shares(void **state) {
+        World w;
+
+        world_init(&w, 17);
+        w.launcher.n_gpus = 2;
+        w.launcher.gpu_shares = 2;
+        w.launcher.cpus = 4;
+        w.launcher.memory = GIB(8);
+        world_crash(&w);
+        for (size_t i = 0; i < 5; i++)
+                world_submit(&w, &(TaskSpec){ .agent = "json", .gpus = 1 });
+        world_pass(&w, USEC_PER_SEC);
+        assert_int_equal(w.launcher.n, 4);
+        assert_int_equal(w.sched->resources.gpus_used[0], 2);
+        assert_int_equal(w.sched->resources.gpus_used[1], 2);
+        assert_true(w.launcher.attempts[0]->gpus != w.launcher.attempts[1]->gpus);
+        for (size_t i = 0; i < 3; i++)
+                world_submit(&w, &(TaskSpec){ .agent = "json", .cpus_milli = 1500, .memory = GIB(1) });
+        for (size_t i = 0; i < 3; i++)
+                world_submit(&w, &(TaskSpec){ .agent = "json", .memory = GIB(3) });
+        world_pass(&w, USEC_PER_SEC);
+        /* Two of 1.5 CPUs and 1 GiB, two of 3 GiB. */
+        assert_int_equal(w.launcher.n, 8);
+        assert_int_equal(w.sched->resources.cpus_milli_used, 3000);
+        assert_int_equal(w.sched->resources.memory_used, GIB(8));
+        w.poll = poll_succeed;
+        world_run_until(&w, sched_stats(w.sched).n_live == 0);
+        assert_int_equal(w.sched->resources.cpus_milli_used, 0);
+        assert_int_equal(w.sched->resources.memory_used, 0);
+        world_deinit(&w);
+}
+
+/* A task that wants all of them gets its turn though small ones come without end. */
+static void test_gang(void **state) {
+        uint64_t held;
+        World w;
+        Id big;
+
+        world_init(&w, 18);
+        w.launcher.n_gpus = 4;
+        w.launcher.cpus = 8;
+        w.launcher.memory = GIB(16);
+        world_crash(&w);
+        for (size_t i = 0; i < 4; i++)
+                world_submit(&w, &(TaskSpec){ .agent = "json", .gpus = 1, .prompt = "s" });
+        world_spawned(&w, 3);
+        big = world_submit(&w, &(TaskSpec){ .agent = "json", .gpus = 4, .prompt = "BIG" });
+        /* Each second one ends and another comes. */
+        for (unsigned i = 0; i < 120 && world_state(&w, &big) == TASK_QUEUED; i++) {
+                world_submit(&w, &(TaskSpec){ .agent = "json", .gpus = 1, .prompt = "s" });
+                if (i < w.launcher.n)
+                        fake_exit(w.launcher.attempts[i], LAUNCH_HOW_EXITED, 1);
+                world_pass(&w, USEC_PER_SEC);
+        }
+        assert_int_equal(world_state(&w, &big), TASK_RUNNING);
+        assert_in_range(w.launcher.n, 10, 60);
+        assert_int_equal(live_attempts(&w, &held), 1);
+        /* What needs no GPU was never held up by it. */
+        Id other = world_submit(&w, &(TaskSpec){ .agent = "text" });
+        world_run_until(&w, world_state(&w, &other) == TASK_RUNNING);
+        w.poll = poll_succeed;
+        world_run_until(&w, sched_stats(w.sched).n_live == 0);
+        world_deinit(&w);
+}
+
 /* ---- dependencies ---- */
 
 static void test_dependencies(void **state) {
@@ -500,6 +619,9 @@ int main(void) {
                 cmocka_unit_test(test_breaker),
                 cmocka_unit_test(test_fallback),
                 cmocka_unit_test(test_fallback_ends),
+                cmocka_unit_test(test_gpus),
+                cmocka_unit_test(test_shares),
+                cmocka_unit_test(test_gang),
                 cmocka_unit_test(test_dependencies),
                 cmocka_unit_test(test_first),
                 cmocka_unit_test(test_again),

@@ -35,6 +35,7 @@ typedef struct FakeAttempt {
         uint32_t grace_ms;
         uint32_t how, value, pids_hit;
         uint64_t execed_us;
+        uint64_t gpus;                  /* bit i: it holds GPU i */
         unsigned n_spawns;              /* SPAWNs heard */
 } FakeAttempt;
 
@@ -47,6 +48,9 @@ typedef struct FakeLauncher {
         bool obey_kill;                 /* a killed attempt exits by SIGTERM */
         bool deaf;                      /* a SPAWN gets lost with the connection */
         bool list_unended;              /* dies before the end of its LIST */
+        uint32_t n_gpus, gpu_shares;    /* the machine that it tells of */
+        uint32_t cpus;
+        uint64_t memory;
         size_t chunk;                   /* bytes of an OUTPUT; 0: LAUNCH_OUTPUT_MAX */
         FakeAttempt *attempts[FAKE_ATTEMPTS_MAX];       /* in the order of their first SPAWN */
         size_t n;
@@ -202,7 +206,7 @@ static inline void fake_hear(FakeLauncher *l, const uint8_t *data, size_t n, int
         FakeAttempt *a = NULL;
         LaunchReader reader;
         const uint8_t *value;
-        uint64_t offset = 0;
+        uint64_t offset = 0, gpus = 0;
         Id id = {}, task = {};
         LaunchAttr attr;
         size_t n_value;
@@ -222,6 +226,11 @@ static inline void fake_hear(FakeLauncher *l, const uint8_t *data, size_t n, int
                         assert_true(launch_u64(value, n_value, &offset));
                 else if (attr == LAUNCH_ATTR_GRACE_MS)
                         assert_true(launch_u32(value, n_value, &grace));
+                else if (attr == LAUNCH_ATTR_GPU) {
+                        uint32_t gpu;
+                        assert_true(launch_u32(value, n_value, &gpu));
+                        gpus |= UINT64_C(1) << gpu;
+                }
         }
         a = fake_find(l, &id);
         switch (reader.type) {
@@ -230,6 +239,13 @@ static inline void fake_hear(FakeLauncher *l, const uint8_t *data, size_t n, int
                 add_u32(m, LAUNCH_ATTR_VERSION, LAUNCH_VERSION);
                 add_u32(m, LAUNCH_ATTR_VERSION_MIN, LAUNCH_VERSION_MIN);
                 assert_int_equal(launch_add_id(&m, LAUNCH_ATTR_GENERATION, &l->generation), 0);
+                for (uint32_t i = 0; i < l->n_gpus; i++)
+                        assert_int_equal(launch_add_gpu(&m, &(LaunchGpu){ .index = i, .shares = l->gpu_shares ?: 1,
+                                                                          .name = "a GPU" }), 0);
+                if (l->cpus) {
+                        add_u32(m, LAUNCH_ATTR_CPUS, l->cpus);
+                        add_u64(m, LAUNCH_ATTR_MEMORY, l->memory);
+                }
                 fake_send(l, &m, -1);
                 break;
         case LAUNCH_LIST:
@@ -244,6 +260,7 @@ static inline void fake_hear(FakeLauncher *l, const uint8_t *data, size_t n, int
                         a->id = id;
                         a->task = task;
                         a->agent = steal_ptr(&agent);
+                        a->gpus = gpus;
                         size_t n_prompt;
                         assert_true(fd >= 0);
                         assert_int_equal(fd_read_all(fd, MIB(8), &a->prompt, &n_prompt), 0);

@@ -5,13 +5,14 @@
         "a.id, t.id, a.number, a.open, a.generation, a.started_us, a.execed_us, a.finished_us, a.exit_code, "   \
         "a.signal, a.outcome, a.reason, a.detail, a.input_tokens, a.cached_input_tokens, a.output_tokens, "     \
         "a.reasoning_tokens, a.cost_microusd, a.stdout_offset, a.stderr_offset, a.stdout_flags, "               \
-        "a.stderr_flags, a.captured_bytes, a.memory_peak, a.cpu_us, a.oom_kills, a.session, a.agent"
+        "a.stderr_flags, a.captured_bytes, a.memory_peak, a.cpu_us, a.oom_kills, a.session, a.agent, a.gpus"
 #define ATTEMPT_FROM " FROM attempts a JOIN tasks t ON t.n = a.task "
 
 StoreAttempt *store_attempt_free(StoreAttempt *attempt) {
         if (!attempt)
                 return NULL;
         free(attempt->agent);
+        free(attempt->gpus);
         free(attempt->outcome);
         free(attempt->reason);
         free(attempt->detail);
@@ -43,6 +44,7 @@ static void attempt_bind(Stmt *stmt, const StoreAttempt *a) {
         stmt_bind_u64(stmt, a->oom_kills);
         stmt_bind_str(stmt, a->session);
         stmt_bind_str(stmt, a->agent);
+        stmt_bind_str(stmt, a->gpus);
 }
 
 int store_attempt_insert(Store *store, const StoreAttempt *attempt) {
@@ -55,8 +57,8 @@ int store_attempt_insert(Store *store, const StoreAttempt *attempt) {
                              "INSERT INTO attempts (open, generation, started_us, execed_us, finished_us, exit_code, "
                              "signal, outcome, reason, detail, " STMT_USAGE_COLUMNS ", stdout_offset, stderr_offset, "
                              "stdout_flags, stderr_flags, captured_bytes, memory_peak, cpu_us, oom_kills, session, "
-                             "agent, number, id, task) "
-                             "SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, "
+                             "agent, gpus, number, id, task) "
+                             "SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, "
                              "n FROM tasks WHERE id = ?");
         if (r)
                 return r;
@@ -82,7 +84,7 @@ int store_attempt_update(Store *store, const StoreAttempt *attempt) {
                         "exit_code = ?, signal = ?, outcome = ?, reason = ?, detail = ?, input_tokens = ?, "
                         "cached_input_tokens = ?, output_tokens = ?, reasoning_tokens = ?, cost_microusd = ?, "
                         "stdout_offset = ?, stderr_offset = ?, stdout_flags = ?, stderr_flags = ?, captured_bytes = ?, "
-                        "memory_peak = ?, cpu_us = ?, oom_kills = ?, session = ?, agent = ? "
+                        "memory_peak = ?, cpu_us = ?, oom_kills = ?, session = ?, agent = ?, gpus = ? "
                         "WHERE id = ?");
         if (r)
                 return r;
@@ -123,6 +125,7 @@ static int attempt_read(Stmt *stmt, StoreAttempt **ret_attempt) {
         a->oom_kills = stmt_u32(stmt);
         a->session = stmt_str(stmt);
         a->agent = stmt_str(stmt);
+        a->gpus = stmt_str(stmt);
         if (stmt->error)
                 return stmt->error;
         *ret_attempt = steal_ptr(&a);

@@ -164,6 +164,7 @@ static const char *const migrations[] = {
         "  cpus_milli, memory, max_tokens, max_cost_microusd, not_before_us, deadline_us, n_blockers, created_us,"
         "  ready_us, n_attempts, cancel_requested) WHERE state IN (1, 2, 3, 9, 10);"
         "ALTER TABLE attempts ADD COLUMN agent TEXT;"
+        "ALTER TABLE attempts ADD COLUMN gpus TEXT;"
         "CREATE TABLE dependencies ("
         "  task INTEGER NOT NULL REFERENCES tasks (n) ON DELETE CASCADE,"
         "  on_task INTEGER NOT NULL REFERENCES tasks (n) ON DELETE CASCADE,"

@@ -158,6 +158,7 @@ struct StoreAttempt {
         Id task_id;
         uint32_t number;                /* from 1 */
         char *agent;                    /* which ran it; NULL in a row older than this column: the task's */
+        char *gpus;                     /* indexes of those it holds, space between; NULL: none */
         bool open;                      /* no end recorded yet */
         Id generation;                  /* the launcher's, null until SPAWNED */
         uint64_t started_us;            /* realtime: inserted */
