@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <sys/wait.h>
@@ -96,6 +97,13 @@ static int caps_probe(bool userns) {
                 if (errno != EINTR)
                         return -errno;
         return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+}
+
+int caps_drop_bounding(void) {
+        /* Up to the first that the kernel does not know. */
+        for (unsigned long cap = 0; prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) == 0; cap++)
+                ;
+        return errno == EINVAL ? 0 : error_origin(-errno);
 }
 
 static int caps_detect_namespaces(Caps *c) {

@@ -118,13 +118,9 @@ static int mounts_devices(const MountPlan *plan, int root_fd, Failure *failure) 
         int r = 0;
 
         for (size_t i = 0; r == 0 && i < ELEMENTSOF(nodes); i++) {
-                int fd;
-
                 snprintf(path, sizeof(path), "/dev/%s", nodes[i]);
-                fd = openat(root_fd, path + 1, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-                if (fd < 0)
+                if (mknodat(root_fd, path + 1, S_IFREG | 0644, 0) < 0)
                         return mounts_fail(failure, "making", path);
-                fd_close(fd);
                 r = mounts_bind(AT_FDCWD, path, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, false, root_fd, path + 1,
                                 failure);
         }

@@ -101,10 +101,7 @@ static int sandbox_drop(const Sandbox *s, Failure *failure) {
         struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
         struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {};
 
-        /* Up to the first that the kernel does not know. */
-        for (unsigned long cap = 0; prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) == 0; cap++)
-                ;
-        if (errno != EINVAL)
+        if (s->caps->unbounded && caps_drop_bounding() < 0)
                 return sandbox_fail_ids("the capability bounding set can't be emptied", failure);
         if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
                 return sandbox_fail_ids("the ambient capabilities can't be cleared", failure);
