@@ -94,6 +94,7 @@ int api_status(Request *q) {
         const SchedConfig *config = sched_config(api->sched);
         const StoreStats *store = store_stats(api->store);
         SchedStats sched = sched_stats(api->sched);
+        SchedLimitInfo global;
         uint64_t counts[_TASK_STATE_N] = {};
         char instance[ID_TEXT_MAX], text[ID_TEXT_MAX];
         Buf *out = &q->out;
@@ -101,6 +102,7 @@ int api_status(Request *q) {
         int r;
 
         r = store_task_count(api->store, counts);
+        r = r ?: limits_global(api->sched, &global);
         if (r)
                 return r;
         id_format(&api->instance, instance);
@@ -112,9 +114,10 @@ int api_status(Request *q) {
                         r = buf_printf(out, "%s\"%s\":%" PRIu64, first ? "" : ",", task_state_name(i), counts[i]);
                         first = false;
                 }
-        r = r ?: buf_printf(out, "},\"running\":%u,\"queued\":%" PRIu64 ",\"limits\":{\"running\":%u,\"queued\":%" PRIu64
-                            ",\"queued_per_principal\":%" PRIu64 "},", sched.n_running, sched.n_waiting, config->running_max,
-                            config->queued_max, config->queued_per_principal_max);
+        r = r ?: buf_printf(out, "},\"draining\":%s,\"running\":%u,\"queued\":%" PRIu64 ",\"limits\":{\"running\":%u,\"queued\":%" PRIu64
+                            ",\"queued_per_principal\":%" PRIu64 "},", sched.draining ? "true" : "false",
+                            sched.n_running, sched.n_waiting, global.running_max,
+                            global.queued_max, config->queued_per_principal_max);
         r = r ?: append_agents(q);
         r = r ?: buf_printf(out, ",\"launcher\":{\"connected\":%s,\"generation\":", generation ? "true" : "false");
         if (!r && generation) {

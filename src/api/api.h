@@ -17,10 +17,15 @@
 typedef struct Api Api;
 typedef struct ApiConfig ApiConfig;
 
+#define API_RELOAD_ERROR_MAX 512
+
 struct ApiConfig {
         uint64_t body_max;
         uint32_t connections_max;
         const char *version;
+        /* Reads the configuration again. Positive: it is not valid, ret_error says where; NULL: it can't be done. */
+        int (*reload)(void *userdata, char ret_error[static API_RELOAD_ERROR_MAX]);
+        void *userdata;
 };
 
 int api_new(Api **ret_api, Reactor *reactor, Store *store, Sched *sched, Metrics *metrics, const ApiConfig *config)

@@ -329,6 +329,7 @@ static int conn_begin_request(Conn *c, const Http1Event *e) {
         r = r ?: header_copy(e, "idempotency-key", &q->idempotency_key);
         r = r ?: header_copy(e, "prefer", &q->prefer);
         r = r ?: header_copy(e, "last-event-id", &q->last_event_id);
+        r = r ?: header_copy(e, "accept", &q->accept);
         if (!r && e->has_body)
                 route_identify(q);
         if (!r && e->expect_continue && e->has_body) {

@@ -59,6 +59,7 @@ struct Api {
 #define API_BODIES_MAX          MIB(256)
 #define API_RESPONSES_MAX       MIB(256)        /* and all that is unsent, where a large response is to be added */
 #define REQUEST_IDEMPOTENCY_MAX 255     /* bytes of an Idempotency-Key */
+#define LIMIT_NAME_MAX          64      /* of an agent or a group, as a task may name it */
 #define API_PATH_MAX            1024    /* bytes of a request's path */
 #define API_QUERY_MAX           4096
 
@@ -74,6 +75,7 @@ struct Request {
         char *idempotency_key;
         char *prefer;
         char *last_event_id;
+        char *accept;
         const Route *route;
         Principal principal;
         Buf body;
@@ -202,6 +204,21 @@ int api_metrics(Request *request);
 int api_openapi(Request *request);
 void api_collect_metrics(void *userdata);
 void api_metrics_init(Api *api);
+
+/* ---- limits.c ---- */
+int api_limit_list(Request *request);
+int api_limit_put(Request *request);
+int api_limit_delete(Request *request);
+int api_drain(Request *request);
+int api_resume(Request *request);
+int api_reload(Request *request);
+/* The limit of all, in force. */
+int limits_global(const Sched *sched, SchedLimitInfo *ret_info) _must_check_;
+
+/* ---- usage.c ---- */
+int api_usage(Request *request);
+/* Dollars, or null where it is not known (negative). */
+int json_append_usd(Buf *out, int64_t microusd) _must_check_;
 
 /* ---- task-json.c ---- */
 /* whole: with its attempts, result and dependencies. */

@@ -66,6 +66,7 @@ Request *request_free(Request *q) {
         free(q->idempotency_key);
         free(q->prefer);
         free(q->last_event_id);
+        free(q->accept);
         request_drop_body(q);
         buf_deinit(&q->out);
         free(q->location);

@@ -13,6 +13,13 @@ const Route api_routes[] = {
         { API_POST, "/keys", api_key_post, ROLE_ADMIN, NULL },
         { API_GET, "/keys", api_key_list, ROLE_ADMIN, NULL },
         { API_DELETE, "/keys/{name}", api_key_delete, ROLE_ADMIN, NULL },
+        { API_GET, "/limits", api_limit_list, ROLE_SUBMITTER, NULL },
+        { API_PUT, "/limits/{kind}/{name}", api_limit_put, ROLE_ADMIN, NULL },
+        { API_DELETE, "/limits/{kind}/{name}", api_limit_delete, ROLE_ADMIN, NULL },
+        { API_POST, "/drain", api_drain, ROLE_ADMIN, NULL },
+        { API_POST, "/resume", api_resume, ROLE_ADMIN, NULL },
+        { API_POST, "/reload", api_reload, ROLE_ADMIN, NULL },
+        { API_GET, "/usage", api_usage, ROLE_SUBMITTER, "by from to format" },
         { API_GET, "/agents", api_agents, ROLE_SUBMITTER, NULL },
         { API_GET, "/status", api_status, ROLE_SUBMITTER, NULL },
         { API_GET, "/metrics", api_metrics, ROLE_SUBMITTER, NULL },
@@ -130,19 +137,23 @@ static bool authenticate(Request *q, Role role) {
 }
 
 static const char *allow_list(const char *path) {
-        /* A path has at most one of these sets. */
-        static const char *const sets[] = { "", "GET, HEAD", "POST", "GET, HEAD, POST", "DELETE", "GET, HEAD, DELETE" };
+        /* A path has at most one of these sets: GET 1, POST 2, DELETE 4, PUT 8. */
+        static const char *const sets[16] = { "", "GET, HEAD", "POST", "GET, HEAD, POST", "DELETE", "GET, HEAD, DELETE",
+                                              [12] = "PUT, DELETE" };
         unsigned set = 0;
 
         for (size_t i = 0; i < api_n_routes; i++) {
                 char *params[REQUEST_PARAMS_MAX] = {};
                 if (!route_match(api_routes[i].pattern, path, params))
                         continue;
-                set |= api_routes[i].method == API_GET ? 1 : api_routes[i].method == API_POST ? 2 : 4;
+                set |= api_routes[i].method == API_GET  ? 1
+                     : api_routes[i].method == API_POST ? 2
+                     : api_routes[i].method == API_PUT  ? 8
+                                                        : 4;
                 for (size_t j = 0; j < REQUEST_PARAMS_MAX; j++)
                         free(params[j]);
         }
-        return set < ELEMENTSOF(sets) ? sets[set] : "";
+        return sets[set] ?: "";
 }
 
 void route_dispatch(Request *q) {

@@ -165,7 +165,7 @@ struct SchedLimitInfo {
         uint64_t queued_max;            /* 0: no limit of its own */
         uint32_t weight;
         bool paused;
-        const StoreLimit *set;          /* an administrator's setting, in force before the configuration's; NULL: none */
+        const StoreLimit *set;          /* an administrator's setting, before the configuration's; NULL: none */
 };
 
 const char *sched_limit_kind_name(SchedLimitKind kind);
