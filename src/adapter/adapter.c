@@ -96,6 +96,11 @@ static int apply_config(Adapter *a, const AdapterConfig *config, char ret_error[
             strv_copy(config->credentials, &a->credentials) ?: strv_copy(config->read_only, &a->extra_read_only);
         if (r)
                 return error_trace(r);
+        if (config->account) {
+                a->account = strdup(config->account);
+                if (!a->account)
+                        return error_origin(-ENOMEM);
+        }
         if (config->concurrency)
                 a->concurrency = config->concurrency;
         a->disabled = config->disabled;
@@ -118,6 +123,7 @@ int adapter_load(Adapter **ret_adapter, int dir_fd, const char *manifest_path, c
         a = calloc(1, sizeof(*a));
         if (!a)
                 return error_origin(-ENOMEM);
+        a->n_refs = 1;
         manifest_load(a, d, config);
         if (d->failed) {
                 snprintf(ret_error, YAML_ERROR_MAX, "%s", d->error);
@@ -138,8 +144,13 @@ int adapter_load(Adapter **ret_adapter, int dir_fd, const char *manifest_path, c
         return 0;
 }
 
+Adapter *adapter_ref(Adapter *a) {
+        a->n_refs++;
+        return a;
+}
+
 Adapter *adapter_free(Adapter *a) {
-        if (!a)
+        if (!a || --a->n_refs)
                 return NULL;
         for (size_t i = 0; i < a->n_settings; i++) {
                 free(a->settings[i].name);
@@ -189,6 +200,7 @@ Adapter *adapter_free(Adapter *a) {
         free(a->interpreter);
         free(a->seccomp);
         free(a->path);
+        free(a->account);
         free(a->executable);
         free(a->interpreter_path);
         free(a->install);
@@ -202,6 +214,10 @@ const char *adapter_name(const Adapter *a) {
 
 const char *adapter_title(const Adapter *a) {
         return a->title;
+}
+
+const char *adapter_account(const Adapter *a) {
+        return a->account ?: a->name;
 }
 
 uint32_t adapter_concurrency(const Adapter *a) {

@@ -46,16 +46,21 @@ typedef struct AdapterConfig {
         char **credentials;             /* "NAME=credential": the launcher reads the credential; may be NULL */
         char **read_only;               /* further paths that the sandbox shows read-only; may be NULL */
         uint32_t concurrency;           /* 0: the manifest's */
+        char *account;                  /* who pays; NULL: one of the agent's own, by its name */
         bool disabled;
 } AdapterConfig;
 
 int adapter_load(Adapter **ret_adapter, int dir_fd, const char *manifest_path, const AdapterConfig *config,
                  char ret_error[static YAML_ERROR_MAX]) _must_check_;
+/* One more holder; each calls adapter_free(). */
+Adapter *adapter_ref(Adapter *adapter);
 Adapter *adapter_free(Adapter *adapter);
 DEFINE_CLEANUP(Adapter, adapter_free);
 
 const char *adapter_name(const Adapter *a);
 const char *adapter_title(const Adapter *a);
+/* Agents of the same account share what its vendor allows. */
+const char *adapter_account(const Adapter *a);
 uint32_t adapter_concurrency(const Adapter *a);
 bool adapter_has_capability(const Adapter *a, const char *capability);
 /* NULL-terminated, the manifest's. */
@@ -96,7 +101,8 @@ int adapter_check(const Adapter *a, const StoreTask *task, char ret_error[static
 /* Receives each event of a line, in order; 0 to go on. data is a JSON object. */
 typedef int (*AdapterEventFn)(void *userdata, const char *type, const char *data, size_t n_data);
 
-int adapter_run_new(AdapterRun **ret_run, const Adapter *a) _must_check_;
+/* Holds the adapter until it is freed. */
+int adapter_run_new(AdapterRun **ret_run, Adapter *a) _must_check_;
 AdapterRun *adapter_run_free(AdapterRun *run);
 DEFINE_CLEANUP(AdapterRun, adapter_run_free);
 /* The run resumes a session that had used this much: a CLI that counts a whole session is charged the difference. */

@@ -225,6 +225,7 @@ typedef enum OutputFormat {
 } OutputFormat;
 
 struct Adapter {
+        unsigned n_refs;
         /* manifest */
         char *name;
         char *title;
@@ -268,6 +269,7 @@ struct Adapter {
         char **extra_environment;
         char **credentials;
         char **extra_read_only;
+        char *account;          /* NULL: its name */
         bool disabled;
 
         /* probe */

@@ -16,7 +16,7 @@
 
 struct AdapterRun {
         MapSink sink;
-        const Adapter *adapter;
+        Adapter *adapter;
         AdapterEventFn fn;              /* of the line at hand; may be NULL */
         void *userdata;
         Buf text;
@@ -259,12 +259,12 @@ static int run_on_success(MapSink *sink) {
         return 0;
 }
 
-int adapter_run_new(AdapterRun **ret_run, const Adapter *a) {
+int adapter_run_new(AdapterRun **ret_run, Adapter *a) {
         AdapterRun *run = calloc(1, sizeof(*run));
 
         if (!run)
                 return error_origin(-ENOMEM);
-        run->adapter = a;
+        run->adapter = adapter_ref(a);
         run->sink = (MapSink){ run_on_event, run_on_usage, run_on_session, run_on_success };
         run->text = (Buf)BUF_INIT(ADAPTER_RESULT_MAX);
         run->usage = run->before = usage_unknown;
@@ -277,6 +277,7 @@ AdapterRun *adapter_run_free(AdapterRun *run) {
                 return NULL;
         buf_deinit(&run->text);
         free(run->session);
+        adapter_free(run->adapter);
         free(run);
         return NULL;
 }

@@ -34,14 +34,14 @@ static void feed(AdapterRun *run, const char *text, size_t n, Log *log) {
                 assert_int_equal(adapter_run_line(run, 1, text, (size_t)(end - text), log ? log_event : NULL, log), 0);
 }
 
-static AdapterRun *run_new(const Adapter *a) {
+static AdapterRun *run_new(Adapter *a) {
         AdapterRun *run = NULL;
 
         assert_int_equal(adapter_run_new(&run, a), 0);
         return run;
 }
 
-static AdapterRun *replay(const Adapter *a, const char *capture, Log *log) {
+static AdapterRun *replay(Adapter *a, const char *capture, Log *log) {
         char path[4096], below[256];
         _cleanup_free_ char *text = NULL;
         AdapterRun *run = run_new(a);

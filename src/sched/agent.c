@@ -29,7 +29,7 @@ const char *sched_breaker_name(SchedBreaker breaker) {
 
 SchedAgent *agent_find(Sched *s, const char *name) {
         for (size_t i = 0; name && i < s->n_agents; i++)
-                if (streq(adapter_name(s->agents[i].adapter), name))
+                if (!s->agents[i].gone && streq(s->agents[i].limit->name, name))
                         return &s->agents[i];
         return NULL;
 }
@@ -40,11 +40,11 @@ bool agent_is_installed(SchedAgent *a) {
 }
 
 SchedBlock agent_block(const SchedAgent *a) {
-        SchedBlock block = limit_block(a->limit);
+        SchedBlock block = a->gone ? SCHED_BLOCK_NO_AGENT : limit_block(a->limit);
 
         if (block != SCHED_BLOCK_NONE)
                 return block;
-        if (a->account.until_us > clock_realtime_us())
+        if (a->account->until_us > clock_realtime_us())
                 return SCHED_BLOCK_GATE;
         if (a->breaker == SCHED_BREAKER_OPEN && a->breaker_until_us > clock_realtime_us())
                 return SCHED_BLOCK_BREAKER;
@@ -56,8 +56,8 @@ SchedBlock agent_block(const SchedAgent *a) {
 uint64_t agent_until(const SchedAgent *a) {
         uint64_t now_us = clock_realtime_us();
 
-        if (a->account.until_us > now_us)
-                return a->account.until_us;
+        if (a->account->until_us > now_us)
+                return a->account->until_us;
         return a->breaker == SCHED_BREAKER_OPEN && a->breaker_until_us > now_us ? a->breaker_until_us : 0;
 }
 
@@ -104,19 +104,19 @@ static uint64_t doubling(uint64_t first, uint32_t n, uint64_t max) {
 }
 
 static int gate_close(Sched *s, SchedAgent *a, const char *reason, uint64_t retry_after_us) {
-        uint64_t wait_us = doubling(GATE_MIN_US, a->account.n_times, GATE_MAX_US);
-        StoreGate row = { .account = a->account.name };
+        uint64_t wait_us = doubling(GATE_MIN_US, a->account->n_times, GATE_MAX_US);
+        StoreGate row = { .account = a->account->name };
         int r;
 
         wait_us = retry_after_us ? MIN(retry_after_us, GATE_FOREVER_US) : wait_us;
-        row.until_us = MAX(a->account.until_us, clock_realtime_us() + wait_us);
+        row.until_us = MAX(a->account->until_us, clock_realtime_us() + wait_us);
         row.reason = (char *)reason;
         r = store_gate_put(s->store, &row);
-        r = r ?: sched_set_str(&a->account.reason, reason);
+        r = r ?: sched_set_str(&a->account->reason, reason);
         if (r)
                 return r;
-        a->account.until_us = row.until_us;
-        a->account.n_times++;
+        a->account->until_us = row.until_us;
+        a->account->n_times++;
         log_notice("agent '%s': its account is %s: nothing starts for %llu s", adapter_name(a->adapter), reason,
                    (unsigned long long)(wait_us / USEC_PER_SEC));
         return 0;
@@ -127,7 +127,7 @@ int agent_ended(Sched *s, SchedAgent *a, bool succeeded, const char *reason, uin
 
         a->probing = false;
         if (succeeded) {
-                a->n_failures = a->n_opened = a->account.n_times = 0;
+                a->n_failures = a->n_opened = a->account->n_times = 0;
                 breaker_set(s, a, SCHED_BREAKER_CLOSED);
         } else if (reason && is_gate_reason(reason))
                 r = gate_close(s, a, reason, retry_after_us);
@@ -151,10 +151,13 @@ int agent_ended(Sched *s, SchedAgent *a, bool succeeded, const char *reason, uin
 }
 
 SchedAgentInfo sched_agent(const Sched *s, size_t i) {
-        const SchedAgent *a = &s->agents[i];
+        const SchedAgent *a = s->agents;
         uint64_t now_us = clock_realtime_us();
-        SchedBreaker breaker = a->breaker;
+        SchedBreaker breaker;
 
+        while (a->gone || i--)
+                a++;
+        breaker = a->breaker;
         if (breaker == SCHED_BREAKER_OPEN && a->breaker_until_us <= now_us)
                 breaker = SCHED_BREAKER_HALF_OPEN;
         return (SchedAgentInfo){ .adapter = a->adapter,
@@ -164,10 +167,10 @@ SchedAgentInfo sched_agent(const Sched *s, size_t i) {
                                  .breaker = breaker,
                                  .n_failures = a->n_failures,
                                  .breaker_until_us = breaker == SCHED_BREAKER_OPEN ? a->breaker_until_us : 0,
-                                 .gate_until_us = a->account.until_us > now_us ? a->account.until_us : 0,
-                                 .gate_reason = a->account.until_us > now_us ? a->account.reason : NULL };
+                                 .gate_until_us = a->account->until_us > now_us ? a->account->until_us : 0,
+                                 .gate_reason = a->account->until_us > now_us ? a->account->reason : NULL };
 }
 
 size_t sched_n_agents(const Sched *s) {
-        return s->n_agents;
+        return (size_t)__builtin_popcountll(s->agents_live);
 }

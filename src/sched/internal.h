@@ -8,6 +8,7 @@
  *   submit.c   admission, choice of agents, cancel, retry
  *   queue.c    what waits: order and fairness
  *   limit.c    limits, pauses, weights
+ *   configure.c  another configuration in place of the one in force; the agents' places
  *   agent.c    agents' health: gates and breakers
  *   resource.c GPUs, CPUs and memory that tasks ask for
  *   depend.c   dependencies, and what else follows the end of a task
@@ -43,6 +44,7 @@ typedef enum SchedBlock {
         SCHED_BLOCK_GATE,
         SCHED_BLOCK_BREAKER,
         SCHED_BLOCK_RESOURCES,
+        SCHED_BLOCK_NO_AGENT,           /* it is no longer configured */
 } SchedBlock;
 
 struct SchedLimit {
@@ -59,16 +61,22 @@ struct SchedLimit {
 
 /* Who pays: agents with the same credentials share what the vendor allows. */
 struct SchedAccount {
+        ListLink link;
         char *name;
         uint64_t until_us;              /* realtime; 0: open */
         char *reason;
         uint32_t n_times;               /* in a row, without a success between them */
 };
 
+/*
+ * Its place in the array is its bit in masks and what SchedTask.avoid counts from: it stays, even of an agent that is
+ * gone, for as long as a task refers to it.
+ */
 struct SchedAgent {
         Adapter *adapter;
-        SchedLimit *limit;
-        SchedAccount account;
+        SchedLimit *limit;              /* and its name */
+        SchedAccount *account;
+        bool gone;                      /* no longer configured: takes no tasks */
         SchedBreaker breaker;
         uint32_t n_failures;
         uint32_t n_opened;              /* in a row */
@@ -161,8 +169,14 @@ struct Sched {
         Store *store;
         LauncherClient *client;
         SchedConfig config;
-        SchedAgent *agents;
-        size_t n_agents;
+        SchedAgent agents[SCHED_AGENTS_MAX];
+        size_t n_agents;                /* places, those of agents that are gone included */
+        uint64_t agents_live;           /* bits of those that are not */
+        List accounts;
+        Id *orphans;                    /* tasks whose agents are all gone, to be failed */
+        size_t n_orphans;
+        bool orphans_again;             /* no memory to note them: look at all */
+        Defer orphans_defer;
         SchedLimit *global;
         Map limits[_SCHED_LIMIT_KIND_N];
         IdMap tasks;
@@ -269,6 +283,8 @@ uint64_t limit_queued_max(const SchedLimit *limit);
 uint32_t limit_weight(const SchedLimit *limit);
 bool limit_is_paused(const SchedLimit *limit);
 SchedBlock limit_block(const SchedLimit *limit);
+/* Takes the configuration's part anew. */
+void limit_configure(const Sched *sched, SchedLimit *limit);
 void limit_take(SchedLimit *limit);
 /* Unparks what waits for it. */
 void limit_give(Sched *sched, SchedLimit *limit);
@@ -293,6 +309,7 @@ void agent_health_arm(Sched *sched);
 
 /* The launcher is connected: its machine, as it is now. */
 int resource_discover(Sched *sched) _must_check_;
+void resource_configure(Sched *sched);
 void resource_deinit(Sched *sched);
 /* SCHED_E_UNSUPPORTED where the machine will never have that much. */
 int resource_check(const Sched *sched, const StoreTask *task, char ret_detail[static SCHED_DETAIL_MAX]) _must_check_;
@@ -317,6 +334,18 @@ void depend_ended(Sched *sched, const Id *id, TaskState state, bool in_batch);
 int depend_is_lost(Sched *sched, const StoreTask *record, bool *ret_lost) _must_check_;
 /* Of all blocked tasks and all that run, after a restart. */
 int depend_recover(Sched *sched) _must_check_;
+
+/* ---- configure.c ---- */
+
+void configure_init(Sched *sched);
+void configure_deinit(Sched *sched);
+/* Found or made. */
+int configure_account(Sched *sched, const char *name, SchedAccount **ret_account) _must_check_;
+/* The task waits and none of its agents is configured any more: it will fail, in a later turn. */
+void configure_orphan(Sched *sched, const SchedTask *task);
+void configure_retry(Sched *sched);
+/* Where the task has no group, that of the first match. */
+int configure_group(const Sched *sched, StoreTask *task) _must_check_;
 
 /* ---- recover.c ---- */
 

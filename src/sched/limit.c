@@ -31,8 +31,12 @@ SchedLimit *limit_find(const Sched *s, SchedLimitKind kind, const char *name) {
 }
 
 /* The configuration's part; what it does not say is no limit. */
-static void limit_configure(const Sched *s, SchedLimit *l) {
+void limit_configure(const Sched *s, SchedLimit *l) {
+        const SchedAgent *a = l->kind == SCHED_AGENT ? agent_find((Sched *)s, l->name) : NULL;
+
         l->config = (SchedLimitConfig){ .kind = l->kind, .running = SCHED_NO_LIMIT };
+        if (a)
+                l->config.running = adapter_concurrency(a->adapter);
         if (l->kind == SCHED_PRINCIPAL) {
                 l->config.running = s->config.running_per_principal_max ?: SCHED_NO_LIMIT;
                 l->config.queued = s->config.queued_per_principal_max;
@@ -235,7 +239,12 @@ int sched_limit_list(const Sched *s, int (*fn)(const SchedLimitInfo *info, void 
 
         for (SchedLimitKind k = 0; k < _SCHED_LIMIT_KIND_N && r == 0; k++)
                 map_for_each(i, &s->limits[k]) {
-                        info = limit_info(s, container_of(i, SchedLimit, node));
+                        const SchedLimit *l = container_of(i, SchedLimit, node);
+                        /* The place of an agent that is gone. */
+                        if (k == SCHED_AGENT && !l->set && !l->n_live && !l->n_running &&
+                            !agent_find((Sched *)s, l->name))
+                                continue;
+                        info = limit_info(s, l);
                         r = r ?: fn(&info, userdata);
                 }
         return r;

@@ -258,7 +258,7 @@ static SchedAgent *flow_agent(SchedFlow *f, SchedBlock *ret_block, const SchedLi
                         continue;
                 block = agent_block(a);
                 if (block != SCHED_BLOCK_NONE) {
-                        if (*ret_block == SCHED_BLOCK_NONE) {
+                        if (*ret_block == SCHED_BLOCK_NONE || *ret_block == SCHED_BLOCK_NO_AGENT) {
                                 *ret_block = block;
                                 *ret_blocker = a->limit;
                         }

@@ -137,12 +137,16 @@ static int recover_without_attempt(Sched *s) {
 
 static int on_gate(const StoreGate *gate, void *userdata) {
         Sched *s = userdata;
-        SchedAgent *a = agent_find(s, gate->account);
+        SchedAccount *account;
+        int r;
 
-        if (!a)
+        if (gate->until_us <= clock_realtime_us())
                 return 0;
-        a->account.until_us = gate->until_us;
-        return error_trace(sched_set_str(&a->account.reason, gate->reason));
+        r = configure_account(s, gate->account, &account);
+        if (r)
+                return error_trace(r);
+        account->until_us = gate->until_us;
+        return error_trace(sched_set_str(&account->reason, gate->reason));
 }
 
 int sched_recover(Sched *s) {

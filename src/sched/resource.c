@@ -35,6 +35,16 @@ static void gpus_add(SchedResources *m, const char *gpus, int n) {
         }
 }
 
+/* The configuration's word goes before the machine's. */
+void resource_configure(Sched *s) {
+        SchedResources *m = &s->resources;
+
+        if (!s->client)
+                return;
+        m->cpus_milli = s->config.cpus_milli ?: launcher_client_cpus(s->client) * 1000;
+        m->memory = s->config.memory ?: launcher_client_memory(s->client);
+}
+
 int resource_discover(Sched *s) {
         SchedResources *m = &s->resources;
         _cleanup_free_ LaunchGpu *gpus = NULL;
@@ -54,8 +64,7 @@ int resource_discover(Sched *s) {
         m->gpus = steal_ptr(&gpus);
         m->gpus_used = steal_ptr(&used);
         m->n_gpus = n;
-        m->cpus_milli = s->config.cpus_milli ?: launcher_client_cpus(s->client) * 1000;
-        m->memory = s->config.memory ?: launcher_client_memory(s->client);
+        resource_configure(s);
         m->known = m->cpus_milli > 0;
         /* What runs holds them still, of a router before this one too. */
         list_for_each_safe(i, &s->runs)

@@ -147,6 +147,7 @@ static void on_retry(Timer *timer) {
                 s->depend_again = true;
                 sched_retry_later(s);
         }
+        configure_retry(s);
         sched_kick(s);
 }
 
@@ -201,6 +202,7 @@ int sched_new(Sched **ret_sched, Reactor *reactor, Store *store, Metrics *metric
         s->metrics.breaker = metrics_family(metrics, METRIC_GAUGE, "agent_router_breaker_state",
                                             "Circuit breaker: 0 closed, 1 open, 2 half-open.", "agent");
         queue_init(s);
+        configure_init(s);
         r = limit_init(s);
         if (r) {
                 sched_free(s);
@@ -223,40 +225,10 @@ Sched *sched_free(Sched *s) {
         queue_deinit(s);
         limit_deinit(s);
         resource_deinit(s);
-        for (size_t i = 0; i < s->n_agents; i++) {
-                free(s->agents[i].account.name);
-                free(s->agents[i].account.reason);
-                adapter_free(s->agents[i].adapter);
-        }
-        free(s->agents);
+        configure_deinit(s);
         idmap_deinit(&s->tasks);
         free(s);
         return NULL;
-}
-
-int sched_add_agent_take(Sched *s, Adapter *adapter) {
-        SchedAgent *a, *agents;
-        int r;
-
-        if (s->n_agents >= SCHED_AGENTS_MAX)
-                return error_origin(-E2BIG);
-        agents = reallocarray(s->agents, s->n_agents + 1, sizeof(*agents));
-        if (!agents)
-                return error_origin(-ENOMEM);
-        s->agents = agents;
-        a = &s->agents[s->n_agents];
-        *a = (SchedAgent){};
-        r = sched_set_str(&a->account.name, adapter_name(adapter));
-        r = r ?: limit_ref(s, SCHED_AGENT, adapter_name(adapter), &a->limit);
-        if (r) {
-                free(a->account.name);
-                return error_trace(r);
-        }
-        a->limit->config.running = MIN(a->limit->config.running, adapter_concurrency(adapter));
-        a->adapter = adapter;
-        metric_set(metric_get(s->metrics.breaker, adapter_name(adapter)), SCHED_BREAKER_CLOSED);
-        s->n_agents++;
-        return 0;
 }
 
 void sched_set_launcher(Sched *s, LauncherClient *client) {
@@ -307,7 +279,7 @@ static void explain_flow(const Sched *s, const SchedFlow *f, SchedWaiting *w) {
         static const char *const reasons[] = {
                 [SCHED_BLOCK_LIMIT] = "limit",     [SCHED_BLOCK_PAUSED] = "paused",
                 [SCHED_BLOCK_GATE] = "gate",       [SCHED_BLOCK_BREAKER] = "breaker",
-                [SCHED_BLOCK_RESOURCES] = "resources",
+                [SCHED_BLOCK_RESOURCES] = "resources", [SCHED_BLOCK_NO_AGENT] = "paused",
         };
         const char *kind = f->blocker ? sched_limit_kind_name(f->blocker->kind) : "";
         const char *name = f->blocker ? f->blocker->name : "";
@@ -326,6 +298,9 @@ static void explain_flow(const Sched *s, const SchedFlow *f, SchedWaiting *w) {
                 break;
         case SCHED_BLOCK_GATE:
                 snprintf(w->detail, sizeof(w->detail), "the account of agent '%s' is rate-limited or its quota used up", name);
+                break;
+        case SCHED_BLOCK_NO_AGENT:
+                snprintf(w->detail, sizeof(w->detail), "its agent is no longer configured");
                 break;
         case SCHED_BLOCK_BREAKER:
                 snprintf(w->detail, sizeof(w->detail), "agent '%s' has failed several times in a row", name);

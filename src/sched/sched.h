@@ -35,6 +35,7 @@
 typedef struct Sched Sched;
 typedef struct SchedAgentInfo SchedAgentInfo;
 typedef struct SchedConfig SchedConfig;
+typedef struct SchedGroupMatch SchedGroupMatch;
 typedef struct SchedLimitConfig SchedLimitConfig;
 typedef struct SchedLimitInfo SchedLimitInfo;
 typedef struct SchedTask SchedTask;
@@ -81,6 +82,13 @@ struct SchedLimitConfig {
         bool paused;
 };
 
+/* A task without a group whose labels have key: value joins this one; the first that matches does. */
+struct SchedGroupMatch {
+        const char *group;
+        const char *key;
+        const char *value;
+};
+
 struct SchedConfig {
         uint32_t running_max;           /* attempts at once, over all agents */
         uint64_t queued_max;            /* tasks that are not final */
@@ -89,6 +97,8 @@ struct SchedConfig {
         uint64_t queued_bytes_max;      /* prompts of tasks that are not final; 0: no limit */
         const SchedLimitConfig *limits; /* the configuration's, which outlives the scheduler or sched_configure() */
         size_t n_limits;
+        const SchedGroupMatch *matches; /* as long as limits */
+        size_t n_matches;
         uint64_t timeout_us;            /* defaults for tasks that do not say */
         uint32_t max_attempts;
         uint64_t backoff_us;
@@ -113,6 +123,13 @@ Sched *sched_free(Sched *sched);
 DEFINE_CLEANUP(Sched, sched_free);
 /* Takes the adapter; the order of adding is the order of preference. -E2BIG past SCHED_AGENTS_MAX. */
 int sched_add_agent_take(Sched *sched, Adapter *adapter) _must_check_;
+/*
+ * Another configuration and other agents in place of those so far, while everything runs: limits and defaults hold from
+ * now on. An agent of a known name is replaced for attempts that start later, and keeps its place in the order of
+ * preference; a new one comes after those; of one that is gone the running attempts go on, and tasks that no other
+ * agent may run fail. Adapters are borrowed. -E2BIG, also where agents that are gone still run: nothing has changed.
+ */
+int sched_configure(Sched *sched, const SchedConfig *config, Adapter *const *adapters, size_t n) _must_check_;
 /* Loads every task that is not final. Call once, before the launcher's connection starts. */
 int sched_recover(Sched *sched) _must_check_;
 

@@ -24,6 +24,8 @@ static int refuse_full_store(Sched *s, char ret_detail[static SCHED_DETAIL_MAX])
 /* ---- agents ---- */
 
 static bool agent_is_able(const SchedAgent *a, const char *const *capabilities) {
+        if (a->gone)
+                return false;
         for (; capabilities && *capabilities; capabilities++)
                 if (!adapter_has_capability(a->adapter, *capabilities))
                         return false;
@@ -181,7 +183,8 @@ int sched_submit(Sched *s, StoreTask *task, const SchedRequest *request, SchedTa
         request = request ?: &nothing;
         if (task->deadline_us && task->deadline_us <= MAX(clock_realtime_us(), task->not_before_us))
                 return refuse(ret_detail, SCHED_E_INVALID, "deadline: it has passed, or lies before not_before");
-        r = admit(s, task, ret_detail);
+        r = configure_group(s, task);
+        r = r ?: admit(s, task, ret_detail);
         r = r ?: resource_check(s, task, ret_detail);
         r = r ?: choose(s, task, request->capabilities, &agents, ret_detail);
         if (r)

@@ -146,6 +146,8 @@ int task_enqueue(SchedTask *t) {
         Sched *s = t->flow->sched;
         int r;
 
+        if (!(t->flow->key.agents & s->agents_live))
+                configure_orphan(s, t);
         if (t->state == TASK_QUEUED)
                 return error_trace(queue_push(t));
         if (t->state != TASK_DELAYED)

@@ -411,10 +411,10 @@ static inline void world_pass(World *w, uint64_t us) {
         }
 }
 
-static inline Adapter *load_manifest(const char *text) {
+static inline Adapter *load_manifest_of(const char *text, const char *account) {
         char directory[] = "/tmp/test-sched-XXXXXX", error[YAML_ERROR_MAX] = "", name[64] = "";
         _cleanup_close_ int dir_fd = -1, fd = -1;
-        AdapterConfig config = { .name = name };
+        AdapterConfig config = { .name = name, .account = (char *)account };
         Adapter *a = NULL;
 
         assert_int_equal(sscanf(strstr(text, "name: "), "name: %63s", name), 1);
@@ -429,6 +429,10 @@ static inline Adapter *load_manifest(const char *text) {
         assert_int_equal(unlinkat(dir_fd, "agent.yaml", 0), 0);
         assert_int_equal(rmdir(directory), 0);
         return a;
+}
+
+static inline Adapter *load_manifest(const char *text) {
+        return load_manifest_of(text, NULL);
 }
 
 static inline void world_start(World *w) {
@@ -540,6 +544,7 @@ typedef struct TaskSpec {
         uint64_t delay_us;
         uint32_t max_attempts;
         uint64_t backoff_us;
+        const char *request;            /* JSON, as the API stores it */
         const char *group;
         uint64_t deadline_us;           /* from now */
         const char *const *capabilities;
@@ -566,7 +571,7 @@ static inline int world_try_submit(World *w, const TaskSpec *spec, Id *ret_id) {
         task->priority = spec->priority;
         task->prompt = strdup(spec->prompt ?: "say hello");
         task->n_prompt = strlen(task->prompt);
-        task->request = strdup("{}");
+        task->request = strdup(spec->request ?: "{}");
         task->timeout_us = spec->timeout_us;
         task->not_before_us = spec->delay_us ? clock_realtime_us() + spec->delay_us : 0;
         task->max_attempts = spec->max_attempts;

@@ -63,7 +63,7 @@ static void check_command(const Adapter *a) {
         HOLDS(command->n_stdin >= strlen(PROMPT) && strstr(command->stdin_data, PROMPT));
 }
 
-static void check_output(const Adapter *a) {
+static void check_output(Adapter *a) {
         _cleanup_(adapter_run_freep) AdapterRun *run = NULL;
         AdapterOutcome outcome;
 
