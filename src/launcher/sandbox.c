@@ -278,8 +278,8 @@ _noreturn_ void sandbox_run(Sandbox *s, void *stack) {
 
         (void)prctl(PR_SET_NAME, "agent-init");
         sigfillset(&all);
+        /* No session of its own, which would cost a scheduling group: with all signals blocked, ours means nothing. */
         (void)sigprocmask(SIG_SETMASK, &all, NULL);
-        (void)setsid();
         if (sandbox_enter(s, &failure) < 0)
                 sandbox_fail(s, &failure);
         /* As vfork(2): a copy of our memory, to be thrown away by execve, would cost more than all the rest. */
