@@ -180,6 +180,7 @@ void conn_stop_all(Api *api, bool now);
 
 /* ---- events.c ---- */
 int api_task_events(Request *request);
+int api_events(Request *request);
 /* More may be written (all that was queued is sent). */
 void events_on_drain(EventStream *events);
 void events_heartbeat(EventStream *events);

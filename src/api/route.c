@@ -13,6 +13,7 @@ const Route api_routes[] = {
         { API_POST, "/keys", api_key_post, ROLE_ADMIN, NULL },
         { API_GET, "/keys", api_key_list, ROLE_ADMIN, NULL },
         { API_DELETE, "/keys/{name}", api_key_delete, ROLE_ADMIN, NULL },
+        { API_GET, "/events", api_events, ROLE_SUBMITTER, "after include" },
         { API_GET, "/limits", api_limit_list, ROLE_SUBMITTER, NULL },
         { API_PUT, "/limits/{kind}/{name}", api_limit_put, ROLE_ADMIN, NULL },
         { API_DELETE, "/limits/{kind}/{name}", api_limit_delete, ROLE_ADMIN, NULL },

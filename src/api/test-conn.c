@@ -344,33 +344,6 @@ static void test_random(void **state) {
 
 /* ---- event streams ---- */
 
-/* The start of what was received, as a string: sscanf() looks for its end. */
-static void head_of(const char *data, size_t n, char ret_text[static 64]) {
-        n = MIN(n, (size_t)63);
-        memcpy(ret_text, data, n);
-        ret_text[n] = 0;
-}
-
-/* Takes the chunked coding off; what is left of c->in is an unfinished chunk. True at the last. */
-static bool client_chunks(Client *c, Buf *out) {
-        for (;;) {
-                const char *data = (const char *)buf_data(&c->in);
-                const char *end = buf_size(&c->in) ? memmem(data, buf_size(&c->in), "\r\n", 2) : NULL;
-                char text[64];
-                unsigned n;
-                if (!end)
-                        return false;
-                head_of(data, (size_t)(end - data), text);
-                assert_int_equal(sscanf(text, "%x", &n), 1);
-                if (buf_size(&c->in) < (size_t)(end - data) + 2 + n + 2)
-                        return false;
-                assert_int_equal(buf_append(out, end + 2, n), 0);
-                buf_consume(&c->in, (size_t)(end - data) + 2 + n + 2);
-                if (!n)
-                        return true;
-        }
-}
-
 typedef struct Subscriber {
         Client c;
         Buf text;
