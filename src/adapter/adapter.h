@@ -114,6 +114,9 @@ void adapter_run_resume(AdapterRun *run, const StoreUsage *before);
 int adapter_run_line(AdapterRun *run, unsigned stream, const char *line, size_t n, AdapterEventFn fn, void *userdata)
         _must_check_;
 
+/* What it has used so far, as far as its lines have told. */
+const StoreUsage *adapter_run_usage(const AdapterRun *run);
+
 struct AdapterOutcome {
         bool succeeded;
         const char *reason;             /* "completed", "authentication", "rate_limited", "quota", "overloaded",

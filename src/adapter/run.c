@@ -350,6 +350,10 @@ static void outcome_fail(const AdapterRun *run, int exit_code, AdapterOutcome *o
                          *run->diagnostic ? "; its transcript holds what it wrote to stderr" : "");
 }
 
+const StoreUsage *adapter_run_usage(const AdapterRun *run) {
+        return &run->usage;
+}
+
 void adapter_run_finish(AdapterRun *run, int exit_code, int signal, uint32_t oom_kills, AdapterOutcome *ret_outcome) {
         AdapterOutcome o = { .usage = run->usage, .session = run->session, .text_truncated = run->truncated };
 

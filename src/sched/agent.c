@@ -70,6 +70,8 @@ void agent_health_arm(Sched *s) {
                 if (until_us)
                         next_us = MIN(next_us, until_us);
         }
+        if (s->waits_for_tomorrow)
+                next_us = MIN(next_us, budget_tomorrow_us());
         if (next_us == UINT64_MAX)
                 timer_clear(&s->health_timer);
         else

@@ -11,6 +11,7 @@
  *   configure.c  another configuration in place of the one in force; the agents' places
  *   agent.c    agents' health: gates and breakers
  *   resource.c GPUs, CPUs and memory that tasks ask for
+ *   budget.c   tokens and cost that may be used
  *   depend.c   dependencies, and what else follows the end of a task
  *   recover.c  all of it again, from the store
  *   run*.c     one attempt
@@ -45,7 +46,41 @@ typedef enum SchedBlock {
         SCHED_BLOCK_BREAKER,
         SCHED_BLOCK_RESOURCES,
         SCHED_BLOCK_NO_AGENT,           /* it is no longer configured */
+        SCHED_BLOCK_BUDGET,
 } SchedBlock;
+
+/* Tokens are input and output together; cost is in millionths of a US dollar. */
+typedef struct SchedSpending {
+        uint64_t tokens, microusd;
+} SchedSpending;
+
+/* Of a batch, or of a principal's or an agent's day. */
+typedef struct SchedBudget {
+        MapNode node;                   /* of a batch: by its id */
+        Id id;
+        SchedSpending max;              /* 0: no bound */
+        SchedSpending spent;
+        SchedSpending reserved;         /* by what runs */
+        uint64_t n_ended;               /* attempts in `spent` */
+        uint32_t day;                   /* which it is, since the epoch */
+        List parked;                    /* flows that wait for room */
+        uint32_t n_refs;                /* flows */
+} SchedBudget;
+
+enum { BUDGETS = 3 };                   /* the batch's, the principal's, the agent's */
+
+/* What one run holds of its budgets. */
+typedef struct SchedCharge {
+        SchedBudget *budgets[BUDGETS];
+        SchedSpending reserved[BUDGETS];
+        SchedSpending may;              /* the task, over all its attempts; 0: no bound */
+} SchedCharge;
+
+typedef struct SchedBudgetBlock {
+        SchedBudget *budget;            /* which has no room; NULL: there is room */
+        bool used_up;                   /* and nothing under it runs */
+        bool of_batch;
+} SchedBudgetBlock;
 
 struct SchedLimit {
         MapNode node;                   /* by name, in the map of its kind */
@@ -56,6 +91,7 @@ struct SchedLimit {
         uint32_t n_refs;                /* flows; agents */
         SchedLimitConfig config;        /* name is NULL */
         StoreLimit *set;                /* at run time; NULL: nothing */
+        SchedBudget budget;             /* of the day */
         char name[];
 };
 
@@ -107,6 +143,7 @@ typedef struct SchedFlowKey {
         uint64_t agents;                /* bit i: agent i may run it */
         SchedLimit *principal;
         SchedLimit *group;              /* NULL: none */
+        SchedBudget *budget;            /* its batch's; NULL: none */
         uint64_t memory;
         uint32_t gpus;
         uint32_t cpus_milli;
@@ -180,6 +217,9 @@ struct Sched {
         SchedLimit *global;
         Map limits[_SCHED_LIMIT_KIND_N];
         IdMap tasks;
+        Map budgets;                    /* of batches */
+        Id free_batch;                  /* the last one that was found to have none */
+        bool waits_for_tomorrow;        /* flows are parked for a day's budget */
         Map flows;
         SchedLevel levels[SCHED_PRIORITIES];
         uint64_t busy[2];               /* bit p: level p has shares that may run */
@@ -267,6 +307,7 @@ void queue_remove(SchedTask *task);
 SchedTask *queue_pick(Sched *sched, SchedAgent **ret_agent);
 /* It starts: its principal's turn is over. */
 void queue_charge(SchedTask *task);
+void queue_park(SchedFlow *flow, List *where, SchedBlock block, const SchedLimit *blocker);
 /* The obstacle is gone (or may be): all flows of this list are looked at again. */
 void queue_unpark(Sched *sched, List *parked);
 
@@ -322,6 +363,24 @@ int resource_take(Sched *sched, const SchedFlowKey *key, char **ret_gpus) _must_
 /* Takes again what a running attempt holds. */
 void resource_retake(Sched *sched, const SchedFlowKey *key, const char *gpus);
 void resource_give(Sched *sched, const SchedFlowKey *key, const char *gpus);
+
+/* ---- budget.c ---- */
+
+SchedSpending spending_of(const StoreUsage *usage);
+/* NULL: the batch has none. */
+int budget_of_batch(Sched *sched, const Id *batch, SchedBudget **ret_budget) _must_check_;
+void budget_unref(Sched *sched, SchedBudget *budget);
+/* Reserves what the task may use, or says which budget has no room. */
+int budget_try(Sched *sched, const StoreTask *record, SchedAgent *agent, SchedFlow *flow, SchedCharge *charge,
+               SchedBudgetBlock *ret_block) _must_check_;
+/* The attempt has used this. */
+void budget_spend(SchedCharge *charge, const StoreUsage *usage);
+/* It is over. */
+void budget_release(Sched *sched, SchedCharge *charge);
+/* The attempts before have used `before`, this one `now`: more than it may. */
+bool budget_is_over(const SchedCharge *charge, const StoreUsage *before, const StoreUsage *now);
+/* When the day ends, by the real clock. */
+uint64_t budget_tomorrow_us(void);
 
 /* ---- depend.c ---- */
 

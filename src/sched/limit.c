@@ -69,6 +69,7 @@ static int limit_new(Sched *s, SchedLimitKind kind, const char *name, SchedLimit
         l->kind = kind;
         memcpy(l->name, name, n);
         list_init(&l->parked);
+        list_init(&l->budget.parked);
         limit_configure(s, l);
         r = map_insert(&s->limits[kind], &l->node, l->name, n);
         if (r) {
@@ -151,6 +152,7 @@ static int limit_apply(Sched *s, SchedLimitKind kind, const StoreLimit *row) {
         l->set = set;
         l->n_refs--;            /* the setting itself keeps it */
         queue_unpark(s, &l->parked);
+        queue_unpark(s, &l->budget.parked);
         queue_unpark(s, &s->parked_any);
         return 0;
 }
@@ -258,6 +260,10 @@ int sched_limit_set(Sched *s, const StoreLimit *limit) {
                 return SCHED_E_INVALID;
         if (kind == SCHED_AGENT && !agent_find(s, limit->name))
                 return SCHED_E_NO_AGENT;
+        /* The sums of a day are kept by these two. */
+        if (kind != SCHED_AGENT && kind != SCHED_PRINCIPAL &&
+            (limit->max_tokens_day > 0 || limit->max_cost_microusd_day > 0))
+                return SCHED_E_INVALID;
         r = store_limit_put(s->store, limit);
         if (r)
                 return r == STORE_E_FULL || r == STORE_E_FAILED ? SCHED_E_UNAVAILABLE : error_fold(r);
@@ -276,6 +282,7 @@ int sched_limit_unset(Sched *s, SchedLimitKind kind, const char *name) {
         l->n_refs++;
         l->set = set_free(l->set);
         queue_unpark(s, &l->parked);
+        queue_unpark(s, &l->budget.parked);
         queue_unpark(s, &s->parked_any);
         limit_unref(s, l);
         return 0;

@@ -154,6 +154,8 @@ int queue_flow(Sched *s, const SchedFlowKey *key, SchedFlow **ret_flow) {
         key->principal->n_refs++;
         if (key->group)
                 key->group->n_refs++;
+        if (key->budget)
+                key->budget->n_refs++;
         *ret_flow = f;
         return 0;
 }
@@ -169,6 +171,7 @@ void queue_flow_release(SchedFlow *f) {
         share_unref(f->share);
         limit_unref(s, f->key.principal);
         limit_unref(s, f->key.group);
+        budget_unref(s, f->key.budget);
         free(f);
 }
 
@@ -188,7 +191,7 @@ static int flow_place(SchedFlow *f) {
         return error_trace(r);
 }
 
-static void flow_park(SchedFlow *f, List *where, SchedBlock block, const SchedLimit *blocker) {
+void queue_park(SchedFlow *f, List *where, SchedBlock block, const SchedLimit *blocker) {
         f->block = block;
         f->blocker = blocker;
         list_link_tail(where, &f->parked);
@@ -204,7 +207,7 @@ void queue_unpark(Sched *s, List *parked) {
                 f->blocker = NULL;
                 if (flow_place(f)) {
                         log_error("no memory to look at a flow of tasks again: in a second");
-                        flow_park(f, parked, SCHED_BLOCK_LIMIT, NULL);
+                        queue_park(f, parked, SCHED_BLOCK_LIMIT, NULL);
                         sched_retry_later(s);
                         return;
                 }
@@ -281,20 +284,20 @@ static SchedAgent *flow_try(SchedFlow *f) {
                 block = limits[i] ? limit_block(limits[i]) : SCHED_BLOCK_NONE;
                 if (block != SCHED_BLOCK_NONE) {
                         resource_forget(f);
-                        flow_park(f, &limits[i]->parked, block, limits[i]);
+                        queue_park(f, &limits[i]->parked, block, limits[i]);
                         return NULL;
                 }
         }
         a = flow_agent(f, &block, &blocker);
         if (a && resource_block(f) != SCHED_BLOCK_NONE) {
-                flow_park(f, &f->sched->parked_resources, SCHED_BLOCK_RESOURCES, NULL);
+                queue_park(f, &f->sched->parked_resources, SCHED_BLOCK_RESOURCES, NULL);
                 return NULL;
         }
         if (!a) {
                 resource_forget(f);
                 bool one = (f->key.agents & (f->key.agents - 1)) == 0;
                 SchedLimit *limit = (SchedLimit *)blocker;
-                flow_park(f, one && limit ? &limit->parked : &f->sched->parked_any, block, blocker);
+                queue_park(f, one && limit ? &limit->parked : &f->sched->parked_any, block, blocker);
         }
         return a;
 }

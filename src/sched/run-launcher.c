@@ -100,6 +100,13 @@ int run_recover(SchedTask *task, SchedAgent *agent, StoreTask *record_take, cons
         if (run_render(run, error) != 0)
                 run->inactivity_us = 0;
         free(steal_ptr(&run->record->prompt));
+        /* What it had reserved; where a budget has become smaller since, nothing. */
+        SchedBudgetBlock block;
+        r = budget_try(run->sched, run->record, agent, task->flow, &run->charge, &block);
+        if (r) {
+                run_free(run);
+                return error_trace(r);
+        }
         resource_retake(run->sched, &task->flow->key, run->attempt->gpus);
         run->holds = true;
         run->phase = RUN_SPAWNING;

@@ -201,6 +201,10 @@ int run_consume(SchedRun *run, unsigned i, bool last) {
                 return r;
         }
         run->blocked = false;
+        if (!run->over_budget && budget_is_over(&run->charge, &run->record->usage, adapter_run_usage(run->adapter))) {
+                run->over_budget = true;
+                run_stop_worker(run);
+        }
         if (used) {
                 st->flags = flags;
                 st->committed += used;

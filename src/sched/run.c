@@ -40,6 +40,7 @@ SchedRun *run_free(SchedRun *run) {
         list_unlink(&run->link);
         if (run->task) {
                 run->task->run = NULL;
+                budget_release(run->sched, &run->charge);
                 if (run->holds)
                         resource_give(run->sched, &run->task->flow->key, run->attempt->gpus);
                 for (size_t i = 0; i < ELEMENTSOF(run->limits); i++)
@@ -179,12 +180,31 @@ static int run_refuse(SchedTask *task, StoreTask *record, TaskEvent event, const
         return r ?: task_settle_when_durable(task, record->state);
 }
 
+/* A batch's budget that is used up is the end; a day's comes again. */
+static int run_wait_for_budget(SchedTask *task, SchedAgent *agent, StoreTask *record, const SchedBudgetBlock *block) {
+        Sched *s = task->flow->sched;
+        const SchedLimit *blocker = NULL;
+
+        if (block->of_batch && block->used_up)
+                return run_refuse(task, record, TASK_EVENT_FAIL, "budget", "the budget of its batch is used up");
+        if (!block->of_batch)
+                blocker = block->budget == &agent->limit->budget ? agent->limit : task->flow->key.principal;
+        queue_park(task->flow, &block->budget->parked, SCHED_BLOCK_BUDGET, blocker);
+        if (block->used_up) {
+                s->waits_for_tomorrow = true;
+                agent_health_arm(s);
+        }
+        return 0;
+}
+
 static void on_wait(StoreWait *wait, int error);
 
 int run_start(SchedTask *task, SchedAgent *agent) {
         Sched *s = task->flow->sched;
         StoreTask *record = NULL;
         char error[YAML_ERROR_MAX] = "";
+        SchedBudgetBlock block = {};
+        SchedCharge charge = {};
         bool lost = false;
         SchedRun *run;
         int r;
@@ -198,9 +218,18 @@ int run_start(SchedTask *task, SchedAgent *agent) {
                 store_task_free(record);
                 return r;
         }
+        r = budget_try(s, record, agent, task->flow, &charge, &block);
+        if (r || block.budget) {
+                r = r ?: run_wait_for_budget(task, agent, record, &block);
+                store_task_free(record);
+                return r;
+        }
         r = run_new(task, agent, record, &run);
-        if (r)
+        if (r) {
+                budget_release(s, &charge);
                 return error_trace(r);
+        }
+        run->charge = charge;
         run->picked_us = clock_monotonic_us();
         r = run_render(run, error);
         if (r > 0) {
@@ -338,7 +367,8 @@ static TaskEvent run_decide(SchedRun *run, RunEnd *end) {
                 run->avoid = (uint8_t)(run->agent - run->sched->agents + 1);
                 return TASK_EVENT_REQUEUE;
         }
-        if (end->event != TASK_EVENT_FAIL || !end->retryable)
+        if (end->event != TASK_EVENT_FAIL || !end->retryable ||
+            budget_is_over(&run->charge, &run->record->usage, &(StoreUsage)STORE_USAGE_UNKNOWN))
                 return end->event;
         if (run->record->n_attempts >= run->record->max_attempts)
                 return run->record->max_attempts > 1 ? TASK_EVENT_EXHAUST : TASK_EVENT_FAIL;
@@ -631,6 +661,12 @@ void run_finish(SchedRun *run) {
                          : "it printed nothing for %llu s", (unsigned long long)((streq(run->timeout_reason, "timeout") ?
                          run->record->timeout_us : run->inactivity_us) / USEC_PER_SEC));
                 end.detail = detail;
+        } else if (run->over_budget && !(outcome.succeeded && !run->exit.killed)) {
+                end.outcome = "failed";
+                end.reason = "budget";
+                end.event = TASK_EVENT_FAIL;
+                end.retryable = false;
+                end.detail = "it used more tokens or money than it may (max_tokens, max_cost_usd, or what was left of a budget)";
         } else if (outcome.succeeded) {
                 end.outcome = "succeeded";
                 end.event = TASK_EVENT_SUCCEED;
@@ -656,8 +692,10 @@ void run_finish(SchedRun *run) {
         if (r) {
                 run->record->usage = before;
                 sched_retry_later(s);
-        } else
+        } else {
                 run_count_usage(run, &outcome.usage);
+                budget_spend(&run->charge, &outcome.usage);
+        }
 }
 
 /* An end that needs no exit record; again where the store was full. */

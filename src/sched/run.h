@@ -50,6 +50,8 @@ struct SchedRun {
         SchedTask *task;
         SchedAgent *agent;
         bool holds;                     /* resources */
+        SchedCharge charge;
+        bool over_budget;
         SchedLimit *limits[4];          /* charged: global, agent's, principal's, group's (or NULL) */
         StoreTask *record;
         StoreAttempt *attempt;

@@ -5,6 +5,9 @@
 #include "base/log.h"
 #include "sched/internal.h"
 
+/* Starts in one go, some 10 ms: then others have their turn. */
+#define PUMP_MAX 64
+
 /* ---- the pump ---- */
 
 void sched_pump(Sched *s) {
@@ -12,7 +15,11 @@ void sched_pump(Sched *s) {
         SchedTask *t;
         int r;
 
-        while (!s->stopping && s->client && launcher_client_is_ready(s->client)) {
+        for (unsigned n = 0; !s->stopping && s->client && launcher_client_is_ready(s->client); n++) {
+                if (n == PUMP_MAX) {
+                        sched_kick(s);
+                        break;
+                }
                 t = queue_pick(s, &agent);
                 if (!t)
                         break;
@@ -128,13 +135,18 @@ static void on_deadline(Timer *timer) {
         }
 }
 
-/* A gate or a breaker opens. */
+/* A gate or a breaker opens, or a day begins; those for whom it is too early are parked again. */
 static void on_health(Timer *timer) {
         Sched *s = container_of(timer, Sched, health_timer);
 
         for (size_t i = 0; i < s->n_agents; i++)
                 queue_unpark(s, &s->agents[i].limit->parked);
         queue_unpark(s, &s->parked_any);
+        s->waits_for_tomorrow = false;
+        map_for_each(i, &s->limits[SCHED_AGENT])
+                queue_unpark(s, &container_of(i, SchedLimit, node)->budget.parked);
+        map_for_each(i, &s->limits[SCHED_PRINCIPAL])
+                queue_unpark(s, &container_of(i, SchedLimit, node)->budget.parked);
         agent_health_arm(s);
 }
 
@@ -227,6 +239,7 @@ Sched *sched_free(Sched *s) {
         resource_deinit(s);
         configure_deinit(s);
         idmap_deinit(&s->tasks);
+        map_deinit(&s->budgets);
         free(s);
         return NULL;
 }
@@ -280,6 +293,7 @@ static void explain_flow(const Sched *s, const SchedFlow *f, SchedWaiting *w) {
                 [SCHED_BLOCK_LIMIT] = "limit",     [SCHED_BLOCK_PAUSED] = "paused",
                 [SCHED_BLOCK_GATE] = "gate",       [SCHED_BLOCK_BREAKER] = "breaker",
                 [SCHED_BLOCK_RESOURCES] = "resources", [SCHED_BLOCK_NO_AGENT] = "paused",
+                [SCHED_BLOCK_BUDGET] = "budget",
         };
         const char *kind = f->blocker ? sched_limit_kind_name(f->blocker->kind) : "";
         const char *name = f->blocker ? f->blocker->name : "";
@@ -304,6 +318,12 @@ static void explain_flow(const Sched *s, const SchedFlow *f, SchedWaiting *w) {
                 break;
         case SCHED_BLOCK_BREAKER:
                 snprintf(w->detail, sizeof(w->detail), "agent '%s' has failed several times in a row", name);
+                break;
+        case SCHED_BLOCK_BUDGET:
+                if (f->blocker)
+                        w->until_us = budget_tomorrow_us();
+                snprintf(w->detail, sizeof(w->detail), "%s%s%s%s: used, or reserved by what runs", f->blocker ? kind : "its batch",
+                         f->blocker ? " '" : "", name, f->blocker ? "' has no more budget today" : " has no more budget");
                 break;
         default:
                 snprintf(w->detail, sizeof(w->detail), "not enough of the machine is free");

@@ -199,8 +199,8 @@ int sched_limit_unset(Sched *sched, SchedLimitKind kind, const char *name) _must
 
 /* Why a live task does not run. */
 struct SchedWaiting {
-        /* "order", "limit", "paused", "draining", "gate", "breaker", "resources", "pressure", "launcher", "dependency",
-           "delayed" */
+        /* "order", "limit", "paused", "draining", "gate", "breaker", "resources", "budget", "pressure", "launcher",
+           "dependency", "delayed", "held" */
         const char *reason;
         char detail[160];
         uint64_t since_us;              /* realtime */

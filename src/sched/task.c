@@ -35,8 +35,12 @@ static int task_flow(Sched *s, const StoreTask *record, uint64_t agents, SchedFl
         r = limit_ref(s, SCHED_PRINCIPAL, record->principal, &key.principal);
         if (!r && record->group)
                 r = limit_ref(s, SCHED_GROUP, record->group, &key.group);
+        r = r ?: budget_of_batch(s, &record->batch, &key.budget);
+        if (key.budget)
+                key.budget->n_refs++;
         r = r ?: queue_flow(s, &key, ret_flow);
         /* The flow has references of its own. */
+        budget_unref(s, key.budget);
         limit_unref(s, key.principal);
         limit_unref(s, key.group);
         return error_trace(r);

@@ -497,6 +497,105 @@ static void test_gang(void **state) {
         world_deinit(&w);
 }
 
+/* ---- budgets ---- */
+
+static Id make_batch(World *w, uint64_t max_tokens) {
+        const StoreBatch batch = { .id = test_id(), .principal = (char *)"uid:1", .metadata = (char *)"{}", .n_tasks = 9,
+                                   .max_tokens = max_tokens, .created_us = 1 };
+
+        assert_int_equal(store_begin(w->store), 0);
+        assert_int_equal(store_batch_insert(w->store, &batch), 0);
+        assert_int_equal(store_end(w->store, true), 0);
+        return batch.id;
+}
+
+/* Reservations: those that start together share the budget; what they did not use goes to others; then it is over. */
+static void test_batch_budget(void **state) {
+        Id ids[9], batch, outside;
+        unsigned n_done = 0;
+        World w;
+
+        world_init(&w, 19);
+        batch = make_batch(&w, 30);
+        for (size_t i = 0; i < ELEMENTSOF(ids); i++)
+                ids[i] = world_submit(&w, &(TaskSpec){ .agent = "json", .batch = batch, .max_tokens = 10 });
+        outside = world_submit(&w, &(TaskSpec){ .agent = "json" });
+        world_pass(&w, USEC_PER_SEC);
+        assert_int_equal(w.launcher.n, 4);
+        assert_int_equal(world_state(&w, &outside), TASK_RUNNING);
+        assert_waits(&w, &ids[8], "budget");
+        world_crash(&w);
+        world_pass(&w, USEC_PER_SEC);
+        assert_int_equal(w.launcher.n, 4);
+        w.poll = poll_succeed;
+        world_run_until(&w, sched_stats(w.sched).n_live == 0);
+        for (size_t i = 0; i < ELEMENTSOF(ids); i++) {
+                StoreTask *task = world_load(&w, &ids[i]);
+                n_done += task->state == TASK_SUCCEEDED;
+                if (task->state != TASK_SUCCEEDED) {
+                        assert_int_equal(task->state, TASK_FAILED);
+                        assert_string_equal(task->reason, "budget");
+                }
+                store_task_free(task);
+        }
+        /* Seven tokens each: after four there are two left, which the fifth may try with. */
+        assert_in_range(n_done, 4, 5);
+        assert_int_equal(w.sched->budgets.n, 0);
+        world_deinit(&w);
+}
+
+/* Told to use 5, it used 11: it is ended, and not tried again. */
+static void test_over_budget(void **state) {
+        World w;
+        Id id;
+
+        world_init(&w, 20);
+        id = world_submit(&w, &(TaskSpec){ .agent = "json", .max_tokens = 5, .max_attempts = 3 });
+        FakeAttempt *a = world_spawned(&w, 0);
+        fake_print(a, 1, "{\"type\":\"done\",\"in\":10,\"out\":1}\n");
+        world_run_until(&w, a->n_kills == 1);
+        world_finish(&w, &id);
+        StoreTask *task = world_load(&w, &id);
+        assert_int_equal(task->n_attempts, 1);
+        assert_int_equal(task->usage.input_tokens, 10);
+        store_task_free(task);
+        world_deinit(&w);
+}
+
+static void test_day_budget(void **state) {
+        const StoreLimit limit = { .kind = (char *)"principal", .name = (char *)"uid:1", .running = -1, .queued = -1,
+                                   .max_tokens_day = 20, .max_cost_microusd_day = -1, .updated_us = 1,
+                                   .updated_by = (char *)"uid:0" };
+        StoreLimit global = limit;
+        Id ids[5], other;
+        World w;
+
+        world_init(&w, 21);
+        global.kind = (char *)"global";
+        global.name = (char *)"";
+        assert_int_equal(store_begin(w.store), 0);
+        assert_int_equal(sched_limit_set(w.sched, &limit), 0);
+        assert_int_equal(sched_limit_set(w.sched, &global), SCHED_E_INVALID);
+        assert_int_equal(store_end(w.store, true), 0);
+        w.poll = poll_succeed;
+        for (size_t i = 0; i < ELEMENTSOF(ids); i++)
+                ids[i] = world_submit(&w, &(TaskSpec){ .agent = "json", .max_tokens = 10 });
+        other = world_submit(&w, &(TaskSpec){ .agent = "json", .principal = "uid:2", .max_tokens = 10 });
+        world_run_until(&w, world_is_final(&w, &other));
+        world_pass(&w, 5 * USEC_PER_SEC);
+        /* Two, and one with what is left; then it is used up until midnight. */
+        assert_int_equal(w.launcher.n, 4);
+        assert_waits(&w, &ids[4], "budget");
+        world_crash(&w);
+        world_pass(&w, 5 * USEC_PER_SEC);
+        assert_int_equal(w.launcher.n, 4);
+        assert_waits(&w, &ids[4], "budget");
+        world_pass(&w, 24 * 3600 * USEC_PER_SEC);
+        world_finish(&w, &ids[4]);
+        assert_int_equal(world_state(&w, &ids[4]), TASK_SUCCEEDED);
+        world_deinit(&w);
+}
+
 /* ---- dependencies ---- */
 
 static void test_dependencies(void **state) {
@@ -622,6 +721,9 @@ int main(void) {
                 cmocka_unit_test(test_gpus),
                 cmocka_unit_test(test_shares),
                 cmocka_unit_test(test_gang),
+                cmocka_unit_test(test_batch_budget),
+                cmocka_unit_test(test_over_budget),
+                cmocka_unit_test(test_day_budget),
                 cmocka_unit_test(test_dependencies),
                 cmocka_unit_test(test_first),
                 cmocka_unit_test(test_again),
