@@ -13,7 +13,7 @@
 /* Of a thread and its child: paths of PATH_MAX, lists of paths, a formatted failure. */
 #define CLONER_THREAD_STACK KIB(256)
 /* Longer than a start takes on a busy machine; then something hangs, and copying costs less than waiting. */
-#define CLONER_WAIT_NS (20 * USEC_PER_MSEC * NSEC_PER_USEC)
+#define CLONER_WAIT_NS (50 * USEC_PER_MSEC * NSEC_PER_USEC)
 
 static _Alignas(16) uint8_t cloner_stacks[CLONER_THREADS][CLONER_STACK];
 

@@ -19,7 +19,7 @@
 #include "base/macro.h"
 
 /* A start takes a few ms of a processor: more at once only wait for each other. */
-#define CLONER_THREADS 4
+#define CLONER_THREADS 8
 
 typedef struct Cloner Cloner;
 typedef struct ClonerThread ClonerThread;
