@@ -12,6 +12,7 @@
  *   agent.c    agents' health: gates and breakers
  *   resource.c GPUs, CPUs and memory that tasks ask for
  *   budget.c   tokens and cost that may be used
+ *   prompt.c   results of earlier tasks in a prompt
  *   depend.c   dependencies, and what else follows the end of a task
  *   recover.c  all of it again, from the store
  *   run*.c     one attempt
@@ -381,6 +382,13 @@ void budget_release(Sched *sched, SchedCharge *charge);
 bool budget_is_over(const SchedCharge *charge, const StoreUsage *before, const StoreUsage *now);
 /* When the day ends, by the real clock. */
 uint64_t budget_tomorrow_us(void);
+
+/* ---- prompt.c ---- */
+
+/* False where it names a task that is none of these. */
+bool prompt_check(const char *prompt, size_t n, const Id *ids, size_t n_ids, char ret_detail[static SCHED_DETAIL_MAX]);
+/* Puts the results in. SCHED_E_INVALID: it gets too large. */
+int prompt_expand(Sched *sched, StoreTask *record) _must_check_;
 
 /* ---- depend.c ---- */
 

@@ -158,6 +158,13 @@ int run_new(SchedTask *task, SchedAgent *agent, StoreTask *record_take, SchedRun
 int run_render(SchedRun *run, char ret_error[static YAML_ERROR_MAX]) {
         int r;
 
+        r = prompt_expand(run->sched, run->record);
+        if (r == SCHED_E_INVALID) {
+                snprintf(ret_error, YAML_ERROR_MAX, "the prompt is too large with the results that it asks for");
+                return ADAPTER_E_UNSUPPORTED;
+        }
+        if (r)
+                return error_trace(r);
         r = adapter_render(run->agent->adapter, run->record, RUN_HOME, &run->command, ret_error);
         if (r)
                 return r;

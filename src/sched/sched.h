@@ -47,7 +47,7 @@ typedef struct SchedWatch SchedWatch;
 #define SCHED_GROUPS_MAX 1024           /* groups that have tasks or settings: each has memory of its own */
 #define SCHED_AGE_US (30 * USEC_PER_SEC)
 #define SCHED_NO_LIMIT UINT32_MAX
-#define SCHED_DEPENDENCIES_MAX 64       /* of one task */
+#define SCHED_DEPENDENCIES_MAX 64       /* of one task: their results may be asked for in its prompt */
 
 enum {
         _SCHED_E_SUCCESS,

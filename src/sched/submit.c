@@ -183,6 +183,10 @@ int sched_submit(Sched *s, StoreTask *task, const SchedRequest *request, SchedTa
         request = request ?: &nothing;
         if (task->deadline_us && task->deadline_us <= MAX(clock_realtime_us(), task->not_before_us))
                 return refuse(ret_detail, SCHED_E_INVALID, "deadline: it has passed, or lies before not_before");
+        if (request->n_after > SCHED_DEPENDENCIES_MAX)
+                return refuse(ret_detail, SCHED_E_INVALID, "after: expected at most %d tasks", SCHED_DEPENDENCIES_MAX);
+        if (!prompt_check(task->prompt, task->n_prompt, request->after, request->n_after, ret_detail))
+                return SCHED_E_INVALID;
         r = configure_group(s, task);
         r = r ?: admit(s, task, ret_detail);
         r = r ?: resource_check(s, task, ret_detail);

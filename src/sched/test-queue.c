@@ -646,6 +646,50 @@ static void test_dependencies(void **state) {
         world_deinit(&w);
 }
 
+/* Results of earlier tasks in the prompt, cut where they are large; a restart before the SPAWN makes no difference. */
+static void test_results_in_prompt(void **state) {
+        char prompt[512], id_text[ID_TEXT_MAX], *big = calloc(1, KIB(80));
+        Id one, two, both[2], last, stranger;
+        World w;
+
+        assert_non_null(big);
+        world_init(&w, 22);
+        one = world_submit(&w, &(TaskSpec){ .agent = "text" });
+        two = world_submit(&w, &(TaskSpec){ .agent = "text" });
+        both[0] = one;
+        both[1] = two;
+        world_spawned(&w, 1);
+        id_format(&one, id_text);
+        snprintf(prompt, sizeof(prompt), "sum {{tasks.%s.result}} and {{after.1.result}}; {{not.this}} {{after.1.other}} {{",
+                 id_text);
+        TaskSpec spec = { .agent = "json", .prompt = prompt, .after = both, .n_after = 2 };
+        last = world_submit(&w, &spec);
+        spec.after = &two;
+        spec.n_after = 1;
+        assert_int_equal(world_try_submit(&w, &spec, &stranger), SCHED_E_INVALID);
+        assert_non_null(strstr(w.detail, "name it in 'after'"));
+        memset(big, 'x', KIB(70));
+        for (size_t i = 0; i < 2; i++) {
+                bool is_one = id_equal(&w.launcher.attempts[i]->task, &one);
+                fake_print(w.launcher.attempts[i], 1, is_one ? "{{after.1.result}}" : big);
+                fake_exit(w.launcher.attempts[i], LAUNCH_HOW_EXITED, 0);
+        }
+        w.launcher.deaf = true;
+        world_run_until(&w, world_state(&w, &last) == TASK_RUNNING);
+        world_pass(&w, USEC_PER_SEC);
+        w.launcher.deaf = false;
+        world_crash(&w);
+        FakeAttempt *a = world_spawned(&w, 2);
+        /* What came in by one result is not looked at again. */
+        assert_int_equal(strncmp(a->prompt, "sum {{after.1.result}} and xxxx", 31), 0);
+        assert_non_null(strstr(a->prompt, "x\n[the rest of this result is left out]\n; {{not.this}} {{after.1.other}} {{"));
+        assert_in_range(strlen(a->prompt), KIB(64), KIB(65));
+        w.poll = poll_succeed;
+        world_finish(&w, &last);
+        free(big);
+        world_deinit(&w);
+}
+
 /* The first of a set to succeed ends the others, those that run and those that wait. */
 static void test_first(void **state) {
         for (unsigned crash = 0; crash < 2; crash++) {
@@ -725,6 +769,7 @@ int main(void) {
                 cmocka_unit_test(test_over_budget),
                 cmocka_unit_test(test_day_budget),
                 cmocka_unit_test(test_dependencies),
+                cmocka_unit_test(test_results_in_prompt),
                 cmocka_unit_test(test_first),
                 cmocka_unit_test(test_again),
         };
