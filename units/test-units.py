@@ -48,8 +48,8 @@ def make_root(top):
         shutil.copy(unit, user)
     for unit in build.glob("user-*.service"):
         shutil.copy(unit, user / unit.name.removeprefix("user-"))
-    for name in ("agent-routerd", "agent-router-launcher", "make-store-key"):
-        program = top / libexecdir.lstrip("/") / name
+    for name in ("agent-routerd", "agent-router-launcher", "make-store-key", "/bin/sh"):
+        program = top / os.path.join(libexecdir, name).lstrip("/")
         program.parent.mkdir(parents=True, exist_ok=True)
         program.write_text("#!/bin/sh\n")
         program.chmod(0o755)

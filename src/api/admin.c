@@ -86,6 +86,24 @@ static int append_strings(Buf *out, const char *const *strings) {
         return r ?: buf_append_str(out, "]");
 }
 
+static int append_pressure(Buf *out, const Pressure *p) {
+        int r = buf_printf(out, ",\"pressure\":{\"launch\":%s,\"admit\":%s", pressure_holds_launch(p) ? "true" : "false",
+                           pressure_holds_admit(p) ? "true" : "false");
+
+        for (PressureSource i = 0; i < PRESSURE_SOURCE_MEMINFO && !r; i++) {
+                const PressureStall *s = &p->stalls[i];
+                r = buf_printf(out, ",\"%s\":", pressure_source_name(i));
+                if (p->present[i])
+                        r = r ?: buf_printf(out, "{\"some_percent\":%u.%02u,\"full_percent\":%u.%02u}", s->some / 100,
+                                            s->some % 100, s->full / 100, s->full % 100);
+                else
+                        r = r ?: buf_append_str(out, "null");
+        }
+        if (p->present[PRESSURE_SOURCE_MEMINFO])
+                return r ?: buf_printf(out, ",\"memory_available_bytes\":%" PRIu64 "}", p->available);
+        return r ?: buf_append_str(out, ",\"memory_available_bytes\":null}");
+}
+
 int api_status(Request *q) {
         Api *api = q->api;
         const LauncherClient *launcher = sched_launcher(api->sched);
@@ -119,6 +137,7 @@ int api_status(Request *q) {
                             sched.n_running, sched.n_waiting, global.running_max,
                             global.queued_max, config->queued_per_principal_max);
         r = r ?: append_agents(q);
+        r = r ?: append_pressure(out, sched_pressure(api->sched));
         r = r ?: buf_printf(out, ",\"launcher\":{\"connected\":%s,\"generation\":", generation ? "true" : "false");
         if (!r && generation) {
                 id_format(generation, text);

@@ -30,6 +30,10 @@ int api_new(Api **ret_api, Reactor *reactor, Store *store, Sched *sched, Metrics
         return 0;
 }
 
+void api_configure(Api *api, const ApiConfig *config) {
+        api->config = *config;
+}
+
 Api *api_free(Api *api) {
         if (!api)
                 return NULL;

@@ -21,6 +21,7 @@ typedef struct ApiConfig ApiConfig;
 
 struct ApiConfig {
         uint64_t body_max;
+        uint64_t batch_body_max;        /* of POST /batches */
         uint32_t connections_max;
         const char *version;
         /* Reads the configuration again. Positive: it is not valid, ret_error says where; NULL: it can't be done. */
@@ -36,6 +37,8 @@ DEFINE_CLEANUP(Api, api_free);
 /* Takes a listening socket. Unix sockets know their callers by peer credentials, others need a key. */
 int api_listen_take(Api *api, int fd) _must_check_;
 void api_start(Api *api);
+/* Another configuration, for requests and connections from now on. */
+void api_configure(Api *api, const ApiConfig *config);
 /* Closes the listeners at once, idle connections too, the others after their response; then on_closed(userdata). */
 void api_close(Api *api, void (*on_closed)(void *userdata), void *userdata);
 /* After api_close(): closes what is still open, without waiting for responses. */

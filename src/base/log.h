@@ -40,6 +40,8 @@ struct LogField {
 #define LOG_ID_KEY_CHANGED      "7c1d6e3fb0a14d0c9d5e0a4b7be3000a"
 #define LOG_ID_CAPABILITY_ABSENT "7c1d6e3fb0a14d0c9d5e0a4b7be3000b"
 #define LOG_ID_LIMIT_CHANGED    "7c1d6e3fb0a14d0c9d5e0a4b7be3000c"
+#define LOG_ID_CONFIG_LOADED    "7c1d6e3fb0a14d0c9d5e0a4b7be3000d"
+#define LOG_ID_CONFIG_REFUSED   "7c1d6e3fb0a14d0c9d5e0a4b7be3000e"
 
 /* Opens the log for a program of this name. Never fails: without a journal it is stderr. */
 void log_open(const char *identifier);

@@ -1,17 +1,14 @@
-#include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
 
 #include "base/error.h"
 #include "base/fd.h"
-#include "base/log.h"
-#include "base/parse.h"
 #include "daemon/config.h"
 
-#define CONFIG_LIST_MAX 64              /* items of a list in the configuration */
 /* The same as a task may ask for itself. */
 #define CONFIG_TIMEOUT_MAX_US (7 * 24 * 3600 * USEC_PER_SEC)
 #define CONFIG_BACKOFF_MAX_US (3600 * USEC_PER_SEC)
+#define CONFIG_DRAIN_MAX_US (24 * 3600 * USEC_PER_SEC)
 
 static void read_limits(Config *c, YamlNode *root) {
         YamlDocument *d = c->document;
@@ -20,16 +17,29 @@ static void read_limits(Config *c, YamlNode *root) {
 
         if (!yaml_get_mapping(d, root, "limits", &limits))
                 return;
-        if (yaml_get_u64(d, limits, "running", 1, 10000, &v))
+        if (yaml_get_u64(d, limits, "running", 1, CONFIG_RUNNING_MAX, &v))
                 c->sched.running_max = (uint32_t)v;
-        (void)yaml_get_u64(d, limits, "queued", 1, 10000000, &c->sched.queued_max);
-        (void)yaml_get_u64(d, limits, "queued_per_principal", 1, 10000000, &c->sched.queued_per_principal_max);
+        (void)yaml_get_u64(d, limits, "queued", 1, CONFIG_QUEUED_MAX, &c->sched.queued_max);
+        (void)yaml_get_u64(d, limits, "queued_per_principal", 1, CONFIG_QUEUED_MAX,
+                           &c->sched.queued_per_principal_max);
+        if (yaml_get_u64(d, limits, "running_per_principal", 1, CONFIG_RUNNING_MAX, &v))
+                c->sched.running_per_principal_max = (uint32_t)v;
+        if (yaml_get_size(d, limits, "queued_bytes", &v)) {
+                if (v < MIB(1))
+                        yaml_fail(d, yaml_get(d, limits, "queued_bytes"), "limits.queued_bytes: expected a size of at least 1M");
+                c->sched.queued_bytes_max = v;
+        }
         if (yaml_get_u64(d, limits, "connections", 1, 100000, &v))
                 c->api.connections_max = (uint32_t)v;
         if (yaml_get_size(d, limits, "body", &v)) {
                 if (v < KIB(1) || v > MIB(64))
                         yaml_fail(d, yaml_get(d, limits, "body"), "limits.body: expected a size from 1K to 64M");
                 c->api.body_max = v;
+        }
+        if (yaml_get_size(d, limits, "batch_body", &v)) {
+                if (v < KIB(1) || v > MIB(128))
+                        yaml_fail(d, yaml_get(d, limits, "batch_body"), "limits.batch_body: expected a size from 1K to 128M");
+                c->api.batch_body_max = v;
         }
         yaml_end(d, limits);
 }
@@ -61,8 +71,7 @@ static void read_tasks(Config *c, YamlNode *root) {
         yaml_end(d, tasks);
 }
 
-/* The scalars of a list, NULL-terminated; NULL where absent. They point into the document. */
-static char **read_list(YamlDocument *d, YamlNode *mapping, const char *key) {
+char **config_read_list(YamlDocument *d, YamlNode *mapping, const char *key) {
         YamlNode *list;
         char **items;
 
@@ -91,7 +100,7 @@ static void read_sandbox(Config *c, YamlNode *root) {
 
         if (!yaml_get_mapping(d, root, "sandbox", &sandbox))
                 return;
-        char **require = read_list(d, sandbox, "require");
+        char **require = config_read_list(d, sandbox, "require");
         if (require) {
                 free(c->require);
                 c->require = (const char **)require;
@@ -110,79 +119,21 @@ static void read_sandbox(Config *c, YamlNode *root) {
         yaml_end(d, sandbox);
 }
 
-/* A mapping of scalars as "name=value" strings; the array and its strings are the caller's. */
-static char **read_pairs(YamlDocument *d, YamlNode *mapping, const char *key) {
-        YamlNode *pairs;
-        char **items;
-
-        if (!yaml_get_mapping(d, mapping, key, &pairs))
-                return NULL;
-        items = calloc(pairs->n + 1, sizeof(*items));
-        for (size_t i = 0; items && i < pairs->n; i++) {
-                if (pairs->items[i]->kind != YAML_SCALAR || pairs->n > CONFIG_LIST_MAX) {
-                        yaml_fail(d, pairs->items[i], "%s: expected at most %d names, each with a string", key, CONFIG_LIST_MAX);
-                        break;
-                }
-                if (asprintf(&items[i], "%s=%s", pairs->keys[i]->text, pairs->items[i]->text) < 0)
-                        items[i] = NULL;
-                pairs->keys[i]->seen = pairs->items[i]->seen = true;
-        }
-        return items;
-}
-
-static void read_agent(YamlDocument *d, const char *name, YamlNode *node, AdapterConfig *a) {
-        const char *path;
-        bool enabled;
-        uint64_t v;
-
-        a->name = name;
-        if (!parse_name(name, 64))
-                yaml_fail(d, node, "agents: '%s' is no name of an agent; expected letters, digits, '.', '_' and '-'", name);
-        if (node->kind != YAML_MAPPING) {
-                yaml_fail(d, node, "agents.%s: expected a mapping", name);
-                return;
-        }
-        if (yaml_get_bool(d, node, "enabled", &enabled))
-                a->disabled = !enabled;
-        if (yaml_get_str(d, node, "path", &path)) {
-                if (*path != '/')
-                        yaml_fail(d, yaml_get(d, node, "path"), "agents.%s.path: expected an absolute path", name);
-                a->path = (char *)path;
-        }
-        a->search = read_list(d, node, "search");
-        a->settings = read_pairs(d, node, "settings");
-        a->environment = read_pairs(d, node, "environment");
-        a->credentials = read_pairs(d, node, "credentials");
-        a->read_only = read_list(d, node, "read_only");
-        if (yaml_get_u64(d, node, "concurrency", 1, 10000, &v))
-                a->concurrency = (uint32_t)v;
-        yaml_end(d, node);
-}
-
-static int read_agents(Config *c, YamlNode *root) {
+static void read_shutdown(Config *c, YamlNode *root) {
         YamlDocument *d = c->document;
-        YamlNode *agents;
+        YamlNode *shutdown;
 
-        if (!yaml_get_mapping(d, root, "agents", &agents))
-                return 0;
-        if (agents->n > CONFIG_AGENTS_MAX) {
-                yaml_fail(d, agents, "agents: expected at most %d", CONFIG_AGENTS_MAX);
-                return 0;
-        }
-        c->agents = calloc(agents->n ?: 1, sizeof(*c->agents));
-        if (!c->agents)
-                return error_origin(-ENOMEM);
-        for (size_t i = 0; i < agents->n; i++) {
-                agents->keys[i]->seen = agents->items[i]->seen = true;
-                read_agent(d, agents->keys[i]->text, agents->items[i], &c->agents[c->n_agents++]);
-        }
-        return 0;
+        if (!yaml_get_mapping(d, root, "shutdown", &shutdown))
+                return;
+        if (yaml_get_duration_us(d, shutdown, "drain", &c->drain_us) && c->drain_us > CONFIG_DRAIN_MAX_US)
+                yaml_fail(d, yaml_get(d, shutdown, "drain"), "shutdown.drain: expected a duration of at most 1d");
+        yaml_end(d, shutdown);
 }
 
 static int config_defaults(Config *c) {
         static const char *const require[] = { "landlock", "seccomp", "pidns", NULL };
 
-        c->api = (ApiConfig){ .body_max = MIB(4), .connections_max = 1024 };
+        c->api = (ApiConfig){ .body_max = MIB(4), .batch_body_max = MIB(32), .connections_max = 1024 };
         c->sched = (SchedConfig){
                 .running_max = 100,
                 .queued_max = 100000,
@@ -193,6 +144,7 @@ static int config_defaults(Config *c) {
                 .capture_max = MIB(8),
                 .memory_max = (uint64_t)4 << 30,
                 .pids_max = 1024,
+                .pressure = PRESSURE_CONFIG_DEFAULT,
         };
         c->require = calloc(ELEMENTSOF(require), sizeof(*c->require));
         if (!c->require)
@@ -229,7 +181,9 @@ int config_load(Config **ret_config, const char *path, char ret_error[static YAM
                         read_limits(c, d->root);
                         read_tasks(c, d->root);
                         read_sandbox(c, d->root);
-                        r = read_agents(c, d->root);
+                        read_shutdown(c, d->root);
+                        r = config_read_queue(c, d->root);
+                        r = r ?: config_read_agents(c, d->root);
                         if (r < 0)
                                 return error_trace(r);
                         yaml_end(d, d->root);
@@ -243,167 +197,54 @@ int config_load(Config **ret_config, const char *path, char ret_error[static YAM
         return 0;
 }
 
-static void pairs_free(char **pairs) {
-        for (char **p = pairs; p && *p; p++)
-                free(*p);
-        free(pairs);
-}
-
 Config *config_free(Config *c) {
         if (!c)
                 return NULL;
-        for (size_t i = 0; i < c->n_agents; i++) {
-                free(c->agents[i].search);
-                free(c->agents[i].read_only);
-                pairs_free(c->agents[i].settings);
-                pairs_free(c->agents[i].environment);
-                pairs_free(c->agents[i].credentials);
-        }
-        free(c->agents);
+        config_free_agents(c);
+        free(c->limits);
+        free(c->matches);
         free(c->require);
         yaml_free(c->document);
         free(c);
         return NULL;
 }
 
-/* ---- agents ---- */
+/* ---- what is not ours ---- */
 
-typedef struct ManifestList {
-        char *names[CONFIG_AGENTS_MAX];
-        char *paths[CONFIG_AGENTS_MAX];
-        size_t n;
-} ManifestList;
-
-static void manifest_list_deinit(ManifestList *l) {
-        for (size_t i = 0; i < l->n; i++) {
-                free(l->names[i]);
-                free(l->paths[i]);
-        }
+static const YamlNode *node_find(const YamlNode *mapping, const char *key) {
+        if (mapping && mapping->kind == YAML_MAPPING)
+                for (size_t i = 0; i < mapping->n; i++)
+                        if (streq(mapping->keys[i]->text, key))
+                                return mapping->items[i];
+        return NULL;
 }
 
-static size_t manifest_find(const ManifestList *l, const char *name) {
-        size_t i;
-
-        for (i = 0; i < l->n; i++)
-                if (streq(l->names[i], name))
-                        break;
-        return i;
+static bool node_equal(const YamlNode *a, const YamlNode *b) {
+        if (!a || !b || a->kind != b->kind || a->n != b->n)
+                return a == b;
+        if (a->kind == YAML_SCALAR)
+                return a->n_text == b->n_text && memcmp(a->text, b->text, a->n_text) == 0;
+        for (size_t i = 0; i < a->n; i++)
+                if (!node_equal(a->items[i], b->items[i]) ||
+                    (a->kind == YAML_MAPPING && !node_equal(a->keys[i], b->keys[i])))
+                        return false;
+        return true;
 }
 
-/* The first of a name wins. */
-static int manifest_add(ManifestList *l, const char *name, size_t n_name, char *path_take) {
-        char *copy = path_take ? strndup(name, n_name) : NULL;
+bool config_launchers_part(const Config *a, const Config *b, char ret_names[static 256]) {
+        static const char *const table[][2] = {
+                { "sandbox", "workspace_roots" }, { "sandbox", "read_only" }, { "sandbox", "worker_user" },
+                { "sandbox", "uid_min" },         { "resources", "gpus" },
+        };
+        size_t n = 0;
 
-        if (!copy) {
-                free(path_take);
-                return error_origin(-ENOMEM);
-        }
-        if (manifest_find(l, copy) < l->n || l->n == CONFIG_AGENTS_MAX) {
-                free(copy);
-                free(path_take);
-                return 0;
-        }
-        l->names[l->n] = copy;
-        l->paths[l->n++] = path_take;
-        return 0;
-}
-
-static int by_name(const struct dirent **a, const struct dirent **b) {
-        return strcmp((*a)->d_name, (*b)->d_name);
-}
-
-/* configuration_dir/agents.d/NAME.yaml, data_dir/workers/NAME/agent.yaml. */
-static int manifest_scan(ManifestList *l, const char *dir, const char *sub, const char *suffix) {
-        _cleanup_free_ char *path = NULL;
-        struct dirent **entries = NULL;
-        int n, r = 0;
-
-        if (!dir)
-                return 0;
-        if (asprintf(&path, "%s/%s", dir, sub) < 0)
-                return error_origin(-ENOMEM);
-        n = scandir(path, &entries, NULL, by_name);
-        if (n < 0)
-                return errno == ENOENT || errno == EACCES || errno == ENOTDIR ? 0 : error_origin(-errno);
-        for (int i = 0; i < n; i++) {
-                const char *name = entries[i]->d_name;
-                size_t n_name = strlen(name);
-                char *file = NULL;
-                if (!r && *name != '.') {
-                        if (*suffix == '.') {
-                                if (n_name > strlen(suffix) && streq(name + n_name - strlen(suffix), suffix)) {
-                                        if (asprintf(&file, "%s/%s", path, name) < 0)
-                                                file = NULL;
-                                        r = manifest_add(l, name, n_name - strlen(suffix), file);
-                                }
-                        } else {
-                                if (asprintf(&file, "%s/%s/%s", path, name, suffix) < 0)
-                                        file = NULL;
-                                if (file && access(file, R_OK) < 0)
-                                        free(file);
-                                else
-                                        r = manifest_add(l, name, n_name, file);
-                        }
-                }
-                free(entries[i]);
-        }
-        free(entries);
-        return r;
-}
-
-static int agent_load(Sched *sched, const char *path, const AdapterConfig *config,
-                      char ret_error[static YAML_ERROR_MAX]) {
-        _cleanup_(adapter_freep) Adapter *a = NULL;
-        int r;
-
-        r = adapter_load(&a, AT_FDCWD, path, config, ret_error);
-        if (r > 0)
-                return CONFIG_E_INVALID;
-        if (r) {
-                snprintf(ret_error, YAML_ERROR_MAX, "%s: %s", path, strerror(-r));
-                return CONFIG_E_INVALID;
-        }
-        if (adapter_probe(a))
-                log_notice("agent '%s' is not installed: %s", adapter_name(a), adapter_hint(a));
-        r = sched_add_agent_take(sched, a);
-        if (r)
-                return error_trace(r);
-        steal_ptr(&a);
-        return 0;
-}
-
-int config_load_agents(const Config *c, Sched *sched, const char *configuration_dir, const char *data_dir,
-                       char ret_error[static YAML_ERROR_MAX]) {
-        _cleanup_(manifest_list_deinit) ManifestList found = {};
-        int r;
-
-        r = manifest_scan(&found, configuration_dir, "agents.d", ".yaml");
-        r = r ?: manifest_scan(&found, data_dir, "workers", "agent.yaml");
-        if (r)
-                return error_trace(r);
-        for (size_t i = 0; i < c->n_agents; i++) {
-                size_t at = manifest_find(&found, c->agents[i].name);
-                if (c->agents[i].disabled)
+        ret_names[0] = 0;
+        for (size_t i = 0; i < ELEMENTSOF(table); i++) {
+                const YamlNode *x = node_find(a->document ? a->document->root : NULL, table[i][0]),
+                               *y = node_find(b->document ? b->document->root : NULL, table[i][0]);
+                if (node_equal(node_find(x, table[i][1]), node_find(y, table[i][1])))
                         continue;
-                if (at == found.n) {
-                        snprintf(ret_error, YAML_ERROR_MAX, "agents.%s: there is no manifest of this name in %s/agents.d or %s/workers",
-                                 c->agents[i].name, configuration_dir ?: "(no configuration directory)", data_dir);
-                        return CONFIG_E_INVALID;
-                }
-                r = agent_load(sched, found.paths[at], &c->agents[i], ret_error);
-                if (r)
-                        return r;
+                n += (size_t)snprintf(ret_names + n, 256 - n, "%s%s.%s", n ? ", " : "", table[i][0], table[i][1]);
         }
-        for (size_t i = 0; i < found.n; i++) {
-                const AdapterConfig plain = { .name = found.names[i] };
-                bool configured = false;
-                for (size_t j = 0; j < c->n_agents; j++)
-                        configured |= streq(c->agents[j].name, found.names[i]);
-                if (configured)
-                        continue;
-                r = agent_load(sched, found.paths[i], &plain, ret_error);
-                if (r)
-                        return r;
-        }
-        return 0;
+        return n > 0;
 }

@@ -1,6 +1,7 @@
 /*
  * agent-routerd: reads its configuration, takes its sockets from LISTEN_FDS, opens the store, and runs the reactor
- * until SIGTERM or SIGINT. Running agents are the launcher's children: they go on without us.
+ * until SIGTERM or SIGINT; SIGHUP reads the configuration again. Running agents are the launcher's children: they go on
+ * without us.
  */
 
 #include <fcntl.h>
@@ -12,6 +13,7 @@
 
 #include <openssl/crypto.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/log.h"
@@ -22,6 +24,7 @@
 #include "reactor/source.h"
 
 #define MAIN_STOP_US            (5 * USEC_PER_SEC)      /* for responses under way, at a stop */
+#define MAIN_STOP_MARGIN_US     (30 * USEC_PER_SEC)     /* the service manager's patience beyond the drain */
 #define MAIN_KEY_TEXT           (2 * STORE_KEY_SIZE)    /* hexadecimal digits of the credential store.key */
 
 #define EXIT_CONFIG 78          /* EX_CONFIG, sysexits(3): a restart does not help */
@@ -43,8 +46,10 @@ typedef struct Daemon {
         Timer watchdog;
         Timer stop;
         uint64_t watchdog_us;
+        bool draining;                  /* a stop waits for running tasks */
         bool stopping;
-        const char *config_path;
+        const char *config_path;        /* NULL: the default one, where it is there */
+        char *default_config_path;      /* NULL: there is no configuration directory */
         const char *launcher_path;
         int exit_code;
 } Daemon;
@@ -190,35 +195,142 @@ static void on_api_closed(void *userdata) {
         launcher_client_close(d->launcher, on_client_closed);
 }
 
-static void on_stop_deadline(Timer *timer) {
-        Daemon *d = container_of(timer, Daemon, stop);
-
-        log_warning("some responses did not end in time: their connections are closed");
-        api_abort(d->api);
-}
-
-static void daemon_stop(Daemon *d, int signo) {
+static void daemon_finish(Daemon *d) {
         SchedStats stats = sched_stats(d->sched);
 
-        if (d->stopping)
-                return;
         d->stopping = true;
-        notify("STOPPING=1");
-        log_field(LOG_INFO, (LogField[]){ { "MESSAGE_ID", LOG_ID_DAEMON_STOPPING }, {} },
-                  "stopping on signal %d: %u running agents are left to the launcher and go on, %llu tasks wait in the store",
-                  signo, stats.n_running, (unsigned long long)stats.n_waiting);
+        log_info("%u running agents are left to the launcher and go on, %llu tasks wait in the store", stats.n_running,
+                 (unsigned long long)stats.n_waiting);
         sched_stop(d->sched);
         timer_set(&d->stop, reactor_now_us(d->reactor) + MAIN_STOP_US);
         api_close(d->api, on_api_closed, d);
 }
 
+static void on_stop_deadline(Timer *timer) {
+        Daemon *d = container_of(timer, Daemon, stop);
+
+        if (!d->stopping) {
+                log_notice("shutdown.drain is over");
+                daemon_finish(d);
+                return;
+        }
+        log_warning("some responses did not end in time: their connections are closed");
+        api_abort(d->api);
+}
+
+static void on_drained(void *userdata) {
+        Daemon *d = userdata;
+
+        if (!d->stopping)
+                daemon_finish(d);
+}
+
+/* Starts nothing more, and waits for what runs: so long, or until a second signal. */
+static void daemon_drain(Daemon *d) {
+        char text[96];
+
+        d->draining = true;
+        snprintf(text, sizeof(text), "STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC=%llu",
+                 (unsigned long long)(d->config->drain_us + MAIN_STOP_MARGIN_US));
+        notify(text);
+        timer_set(&d->stop, reactor_now_us(d->reactor) + d->config->drain_us);
+        sched_drain(d->sched, on_drained, d);
+}
+
+static void daemon_stop(Daemon *d, int signo) {
+        bool drains = !d->draining && d->config->drain_us && sched_stats(d->sched).n_running;
+
+        if (d->stopping)
+                return;
+        log_field(LOG_INFO, (LogField[]){ { "MESSAGE_ID", LOG_ID_DAEMON_STOPPING }, {} }, "stopping on signal %d%s", signo,
+                  drains ? ", when running tasks have ended: at most for the time of shutdown.drain" : "");
+        if (drains) {
+                daemon_drain(d);
+                return;
+        }
+        notify("STOPPING=1");
+        daemon_finish(d);
+}
+
+/* ---- configuration ---- */
+
+static void daemon_use_config(Daemon *d, Config *c);
+
+static const char *daemon_config_path(const Daemon *d) {
+        if (d->config_path || !d->default_config_path)
+                return d->config_path;
+        return access(d->default_config_path, F_OK) == 0 ? d->default_config_path : NULL;
+}
+
+static const char *data_dir(void) {
+        return getenv("AGENT_ROUTER_DATA_DIR") ?: AR_DATA_DIR;
+}
+
+/* Positive: ret_error says what is wrong; what was in force still is. */
+static int daemon_reload(Daemon *d, char ret_error[static YAML_ERROR_MAX]) {
+        _cleanup_(config_adapters_deinit) ConfigAdapters adapters = {};
+        _cleanup_(config_freep) Config *c = NULL;
+        char launchers[256];
+        int r;
+
+        r = config_load(&c, daemon_config_path(d), ret_error);
+        r = r ?: config_load_adapters(c, service_configuration_dir(), data_dir(), &adapters, ret_error);
+        if (r)
+                return r;
+        r = sched_configure(d->sched, &c->sched, adapters.items, adapters.n);
+        if (r == -E2BIG) {
+                snprintf(ret_error, YAML_ERROR_MAX, "agents: expected at most %d, those included that are no longer "
+                         "configured and still run", CONFIG_AGENTS_MAX);
+                return CONFIG_E_INVALID;
+        }
+        if (r)
+                return error_fold(r);
+        if (config_launchers_part(d->config, c, launchers))
+                log_notice("%s: has changed, and takes effect when the launcher is started again (which ends running agents)",
+                           launchers);
+        daemon_use_config(d, c);
+        api_configure(d->api, &c->api);
+        config_free(d->config);
+        d->config = steal_ptr(&c);
+        log_field(LOG_INFO, (LogField[]){ { "MESSAGE_ID", LOG_ID_CONFIG_LOADED }, {} },
+                  "the configuration is read again: %zu agents", sched_n_agents(d->sched));
+        return 0;
+}
+
+static int on_reload(void *userdata, char ret_error[static API_RELOAD_ERROR_MAX]) {
+        _Static_assert(API_RELOAD_ERROR_MAX >= YAML_ERROR_MAX, "an error fits");
+        Daemon *d = userdata;
+        char text[64];
+        int r;
+
+        if (d->draining || d->stopping) {
+                snprintf(ret_error, API_RELOAD_ERROR_MAX, "the daemon is stopping");
+                return CONFIG_E_INVALID;
+        }
+        snprintf(text, sizeof(text), "RELOADING=1\nMONOTONIC_USEC=%llu", (unsigned long long)clock_monotonic_us());
+        notify(text);
+        r = daemon_reload(d, ret_error);
+        notify("READY=1");
+        if (r)
+                log_field(LOG_ERR, (LogField[]){ { "MESSAGE_ID", LOG_ID_CONFIG_REFUSED }, {} },
+                          "the configuration is not taken, the one so far stays in force: %s", r > 0 ? ret_error : strerror(-r));
+        return r;
+}
+
+static void daemon_use_config(Daemon *d, Config *c) {
+        c->api.version = AR_VERSION;
+        c->api.reload = on_reload;
+        c->api.userdata = d;
+}
+
 static void on_signal(SignalSource *source, int signo, pid_t from) {
         Daemon *d = container_of(source, Daemon, signals);
+        char error[API_RELOAD_ERROR_MAX] = "";
 
         if (signo == SIGTERM || signo == SIGINT)
                 daemon_stop(d, signo);
         else
-                log_notice("SIGHUP is ignored: restart the service to read the configuration again (running agents go on)");
+                (void)on_reload(d, error);
 }
 
 static void on_watchdog(Timer *timer) {
@@ -290,7 +402,8 @@ static void say_ready(Daemon *d) {
 }
 
 static int daemon_start(Daemon *d, const Arguments *a) {
-        const char *state_dir = service_state_dir(), *data_dir = getenv("AGENT_ROUTER_DATA_DIR") ?: AR_DATA_DIR;
+        _cleanup_(config_adapters_deinit) ConfigAdapters adapters = {};
+        const char *state_dir = service_state_dir();
         char refused[STORE_REFUSED_MAX] = "", error[YAML_ERROR_MAX] = "";
         uint8_t key[STORE_KEY_SIZE];
         sigset_t mask;
@@ -336,7 +449,8 @@ static int daemon_start(Daemon *d, const Arguments *a) {
         r = r ?: api_new(&d->api, d->reactor, d->store, d->sched, d->metrics, &d->config->api);
         if (r)
                 return error_fold(r);
-        r = config_load_agents(d->config, d->sched, service_configuration_dir(), data_dir, error);
+        r = config_load_adapters(d->config, service_configuration_dir(), data_dir(), &adapters, error);
+        r = r ?: sched_configure(d->sched, &d->config->sched, adapters.items, adapters.n);
         if (r) {
                 log_error("%s", r > 0 ? error : strerror(-r));
                 d->exit_code = EXIT_CONFIG;
@@ -348,6 +462,7 @@ static int daemon_start(Daemon *d, const Arguments *a) {
         if (r)
                 return error_fold(r);
         sched_set_launcher(d->sched, d->launcher);
+        sched_open_pressure(d->sched);
 
         r = service_notify_open();
         if (r)
@@ -394,23 +509,16 @@ static const char *default_launcher(void) {
 }
 
 static int check_config(Daemon *d) {
+        _cleanup_(config_adapters_deinit) ConfigAdapters adapters = {};
         char error[YAML_ERROR_MAX] = "";
-        _cleanup_(metrics_freep) Metrics *metrics = NULL;
-        _cleanup_(reactor_freep) Reactor *reactor = NULL;
-        _cleanup_(sched_freep) Sched *sched = NULL;
         int r;
 
-        r = reactor_new(&reactor);
-        r = r ?: metrics_new(&metrics);
-        r = r ?: sched_new(&sched, reactor, NULL, metrics, &d->config->sched);
-        if (r)
-                return EXIT_FAILURE;
-        r = config_load_agents(d->config, sched, service_configuration_dir(), getenv("AGENT_ROUTER_DATA_DIR") ?: AR_DATA_DIR, error);
+        r = config_load_adapters(d->config, service_configuration_dir(), data_dir(), &adapters, error);
         if (r) {
                 fprintf(stderr, "%s\n", r > 0 ? error : strerror(-r));
                 return EXIT_CONFIG;
         }
-        printf("configuration is valid: %zu agents\n", sched_n_agents(sched));
+        printf("configuration is valid: %zu agents\n", adapters.n);
         return EXIT_SUCCESS;
 }
 
@@ -427,18 +535,17 @@ int main(int argc, char **argv) {
         log_open("agent-routerd");
         umask(0077);
         the_daemon = &d;
-        if (!a.config && service_configuration_dir()) {
-                if (asprintf(&default_config, "%s/agent-router.yaml", service_configuration_dir()) < 0)
-                        return EXIT_FAILURE;
-                if (access(default_config, F_OK) == 0)
-                        a.config = default_config;
-        }
-        r = config_load(&d.config, a.config, error);
+        if (service_configuration_dir() &&
+            asprintf(&default_config, "%s/agent-router.yaml", service_configuration_dir()) < 0)
+                return EXIT_FAILURE;
+        d.config_path = a.config;
+        d.default_config_path = default_config;
+        r = config_load(&d.config, daemon_config_path(&d), error);
         if (r) {
                 log_error("%s", r > 0 ? error : strerror(-r));
                 return EXIT_CONFIG;
         }
-        d.config->api.version = AR_VERSION;
+        daemon_use_config(&d, d.config);
         if (a.check_config) {
                 r = check_config(&d);
                 config_free(d.config);

@@ -57,14 +57,24 @@ static void test_defaults(void **state) {
 
 static void test_all(void **state) {
         Config *c = load_good("version: 1\n"
-                "limits: { running: 5, queued: 6, queued_per_principal: 7, body: 1M, connections: 8 }\n"
+                "limits: { running: 5, queued: 6, queued_per_principal: 7, body: 1M, connections: 8, running_per_principal: 2,\n"
+                "  queued_bytes: 5M, batch_body: 2M }\n"
                 "tasks: { timeout: 2min, max_attempts: 3, backoff: 4s, capture: 1M }\n"
                 "sandbox: { require: [pidns], memory_max: 1G, pids_max: 9, cpu_percent: 150, workspace_roots: [/srv], read_only: [], "
                 "worker_user: nobody, uid_min: 1000 }\n"
                 "agents:\n"
                 "  codex: { enabled: true, path: /opt/codex, search: [/a, /b], settings: {base_url: \"http://x/\"}, environment: {A: b}, "
                 "credentials: {KEY: codex.key}, read_only: [/c], concurrency: 2 }\n"
-                "  exec: { enabled: false }\n");
+                "  exec: { enabled: false }\n"
+                "principals:\n"
+                "  \"uid:1000\": { running: 3, queued: 9, weight: 2 }\n"
+                "  \"key:ci/0123abcd\": {}\n"
+                "groups:\n"
+                "  slow: { running: 1, paused: yes, match: { label: \"kind=slow=er\" } }\n"
+                "  fast: { queued: 7 }\n"
+                "resources: { cpus: 4, memory: 8G, gpus: [ { name: a, devices: [/dev/x], uuid: GPU-1, memory: 1G, shares: 2 } ] }\n"
+                "pressure: { memory: { launch: 30 }, io: { launch: 40, admit: 50 }, memory_available: 1G }\n"
+                "shutdown: { drain: 90s }\n");
 
         assert_int_equal(c->sched.running_max, 5);
         assert_int_equal(c->sched.queued_max, 6);
@@ -89,6 +99,36 @@ static void test_all(void **state) {
         assert_string_equal(c->agents[0].credentials[0], "KEY=codex.key");
         assert_int_equal(c->agents[0].concurrency, 2);
         assert_true(c->agents[1].disabled);
+        assert_int_equal(c->sched.running_per_principal_max, 2);
+        assert_int_equal(c->sched.queued_bytes_max, MIB(5));
+        assert_int_equal(c->api.batch_body_max, MIB(2));
+        assert_int_equal(c->sched.n_limits, 4);
+        const SchedLimitConfig *l = c->sched.limits;
+        assert_int_equal(l[0].kind, SCHED_PRINCIPAL);
+        assert_string_equal(l[0].name, "uid:1000");
+        assert_int_equal(l[0].running, 3);
+        assert_int_equal(l[0].queued, 9);
+        assert_int_equal(l[0].weight, 2);
+        assert_int_equal(l[1].running, SCHED_NO_LIMIT);
+        assert_int_equal(l[2].kind, SCHED_GROUP);
+        assert_string_equal(l[2].name, "slow");
+        assert_int_equal(l[2].running, 1);
+        assert_true(l[2].paused);
+        assert_int_equal(l[3].queued, 7);
+        assert_int_equal(c->sched.n_matches, 1);
+        assert_string_equal(c->sched.matches[0].group, "slow");
+        assert_string_equal(c->sched.matches[0].key, "kind");
+        assert_string_equal(c->sched.matches[0].value, "slow=er");
+        assert_int_equal(c->sched.cpus_milli, 4000);
+        assert_int_equal(c->sched.memory, UINT64_C(8) << 30);
+        const PressureConfig *p = &c->sched.pressure;
+        assert_int_equal(p->launch[PRESSURE_MEMORY], 30);
+        assert_int_equal(p->admit[PRESSURE_MEMORY], 20);
+        assert_int_equal(p->launch[PRESSURE_CPU], 0);
+        assert_int_equal(p->launch[PRESSURE_IO], 40);
+        assert_int_equal(p->admit[PRESSURE_IO], 50);
+        assert_int_equal(p->available, UINT64_C(1) << 30);
+        assert_int_equal(c->drain_us, 90 * USEC_PER_SEC);
         config_free(c);
 }
 
@@ -123,6 +163,31 @@ static void test_bad(void **state) {
                 { "version: 1\nagents:\n  codex: { concurrency: 0 }\n", ":3:25: ", "concurrency" },
                 { "version: 1\nagents:\n  codex: { colour: red }\n", ":3:12: ", "colour" },
                 { "version: 1\nagents:\n  codex: {}\n  codex: {}\n", ":4:3: ", "codex" },
+                { "version: 1\nagents:\n  codex: { account: a b }\n", ":3:21: ", "'a b' is no name" },
+                { "version: 1\nlimits: { running_per_principal: 0 }\n", ":2:34: ", "running_per_principal" },
+                { "version: 1\nlimits: { queued_bytes: 5 }\n", ":2:25: ", "at least 1M" },
+                { "version: 1\nlimits: { batch_body: 1G }\n", ":2:23: ", "from 1K to 128M" },
+                { "version: 1\nprincipals: [a]\n", ":2:13: ", "principals" },
+                { "version: 1\nprincipals: { root: {} }\n", ":2:15: ", "expected uid:N or key:NAME" },
+                { "version: 1\nprincipals: { \"uid:x\": {} }\n", ":2:15: ", "'uid:x' is no caller" },
+                { "version: 1\nprincipals: { \"uid:1\": { weight: 0 } }\n", ":2:34: ", "weight" },
+                { "version: 1\nprincipals: { \"uid:1\": { paused: yes } }\n", ":2:26: ", "paused" },
+                { "version: 1\nprincipals: { \"uid:1\": 5 }\n", ":2:24: ", "expected a mapping" },
+                { "version: 1\ngroups: { \"a b\": {} }\n", ":2:11: ", "'a b' is no name" },
+                { "version: 1\ngroups: { a: { weight: 1 } }\n", ":2:16: ", "weight" },
+                { "version: 1\ngroups: { a: { match: {} } }\n", ":2:23: ", "NAME=VALUE" },
+                { "version: 1\ngroups: { a: { match: { label: kind } } }\n", ":2:32: ", "NAME=VALUE" },
+                { "version: 1\ngroups: { a: { match: { label: a=b, x: y } } }\n", ":2:37: ", "\"x\"" },
+                { "version: 1\nresources: { cpus: 0 }\n", ":2:20: ", "cpus" },
+                { "version: 1\nresources: { memory: 5 }\n", ":2:22: ", "at least 1M" },
+                { "version: 1\nresources: { gpus: none }\n", ":2:20: ", "expected auto" },
+                { "version: 1\nresources: { gpus: [ a ] }\n", ":2:22: ", "expected a mapping" },
+                { "version: 1\nresources: { gpus: [ { names: a } ] }\n", ":2:24: ", "names" },
+                { "version: 1\npressure: { memory: 20 }\n", ":2:21: ", "memory" },
+                { "version: 1\npressure: { memory: { launch: 101 } }\n", ":2:31: ", "launch" },
+                { "version: 1\npressure: { disk: {} }\n", ":2:13: ", "disk" },
+                { "version: 1\nshutdown: { drain: 2d }\n", ":2:20: ", "at most 1d" },
+                { "version: 1\nshutdown: { wait: 2s }\n", ":2:13: ", "wait" },
                 { "version: 1\nlimits: { running: 1\n", ":3:1: ", "" },
         };
 
@@ -158,9 +223,7 @@ static void test_agents(void **state) {
         static const char manifest[] = "version: 1\nname: %s\ntitle: %s\ninstall: none\ncommand: {find: [/bin/sh]}\noutput: {format: text}\n";
         char path[256], text[512], error[YAML_ERROR_MAX] = "", configuration[64], data[64];
         static const char *const names[] = { "zeta", "alpha", "off" };
-        Reactor *reactor = NULL;
-        Metrics *metrics = NULL;
-        Sched *sched = NULL;
+        ConfigAdapters adapters = {};
         Config *c;
 
         snprintf(configuration, sizeof(configuration), "%s/etc", directory);
@@ -181,36 +244,54 @@ static void test_agents(void **state) {
         snprintf(text, sizeof(text), manifest, "alpha", "Own");
         write_file("etc/agents.d/alpha.yaml", text, path);
 
-        assert_int_equal(reactor_new(&reactor), 0);
-        assert_int_equal(metrics_new(&metrics), 0);
-        c = load_good("version: 1\nagents: { zeta: { concurrency: 7 }, off: { enabled: no } }\n");
-        assert_int_equal(sched_new(&sched, reactor, NULL, metrics, &c->sched), 0);
-        if (config_load_agents(c, sched, configuration, data, error))
+        c = load_good("version: 1\nagents: { zeta: { concurrency: 7, account: z }, off: { enabled: no } }\n");
+        if (config_load_adapters(c, configuration, data, &adapters, error))
                 fail_msg("%s", error);
-        assert_int_equal(sched_n_agents(sched), 2);
-        assert_string_equal(adapter_name(sched_agent(sched, 0).adapter), "zeta");
-        assert_int_equal(adapter_concurrency(sched_agent(sched, 0).adapter), 7);
-        assert_string_equal(adapter_name(sched_agent(sched, 1).adapter), "alpha");
-        assert_string_equal(adapter_title(sched_agent(sched, 1).adapter), "Own");
-        sched = sched_free(sched);
+        assert_int_equal(adapters.n, 2);
+        assert_string_equal(adapter_name(adapters.items[0]), "zeta");
+        assert_int_equal(adapter_concurrency(adapters.items[0]), 7);
+        assert_string_equal(adapter_account(adapters.items[0]), "z");
+        assert_string_equal(adapter_name(adapters.items[1]), "alpha");
+        assert_string_equal(adapter_title(adapters.items[1]), "Own");
+        assert_string_equal(adapter_account(adapters.items[1]), "alpha");
+        config_adapters_deinit(&adapters);
         config_free(c);
 
         c = load_good("version: 1\nagents: { nobody: {} }\n");
-        assert_int_equal(sched_new(&sched, reactor, NULL, metrics, &c->sched), 0);
-        assert_int_equal(config_load_agents(c, sched, configuration, data, error), CONFIG_E_INVALID);
+        assert_int_equal(config_load_adapters(c, configuration, data, &adapters, error), CONFIG_E_INVALID);
         assert_non_null(strstr(error, "agents.nobody: there is no manifest of this name in "));
-        sched = sched_free(sched);
         config_free(c);
 
         write_file("etc/agents.d/broken.yaml", "version: 1\nname: broken\nnonsense: 1\n", path);
         c = load_good("version: 1\n");
-        assert_int_equal(sched_new(&sched, reactor, NULL, metrics, &c->sched), 0);
-        assert_int_equal(config_load_agents(c, sched, configuration, data, error), CONFIG_E_INVALID);
+        assert_int_equal(config_load_adapters(c, configuration, data, &adapters, error), CONFIG_E_INVALID);
         assert_non_null(strstr(error, "agents.d/broken.yaml:"));
-        sched_free(sched);
         config_free(c);
-        metrics_free(metrics);
-        reactor_free(reactor);
+}
+
+/* What a reload can't apply is named. */
+static void test_launchers_part(void **state) {
+        static const struct { const char *a, *b, *names; } table[] = {
+                { "", "limits: { running: 1 }\n", "" },
+                { "", "sandbox: { uid_min: 5 }\n", "sandbox.uid_min" },
+                { "sandbox: { read_only: [/a] }\nresources: { gpus: [] }\n", "sandbox: { read_only: [/b], memory_max: 1G }\n",
+                  "sandbox.read_only, resources.gpus" },
+                { "resources: { gpus: [{name: a, devices: [/dev/a]}] }\n", "resources: { gpus: [{name: a, devices: [/dev/a]}] }\n", "" },
+                { "resources: { gpus: [{name: a, devices: [/dev/a]}] }\n", "resources: { gpus: [{name: b, devices: [/dev/a]}] }\n",
+                  "resources.gpus" },
+        };
+        char text[256], names[256];
+
+        for (size_t i = 0; i < ELEMENTSOF(table); i++) {
+                snprintf(text, sizeof(text), "version: 1\n%s", table[i].a);
+                Config *a = load_good(text);
+                snprintf(text, sizeof(text), "version: 1\n%s", table[i].b);
+                Config *b = load_good(text);
+                assert_int_equal(config_launchers_part(a, b, names), *table[i].names != 0);
+                assert_string_equal(names, table[i].names);
+                config_free(a);
+                config_free(b);
+        }
 }
 
 static int remove_fn(const char *path, const struct stat *st, int type, struct FTW *ftw) {
@@ -232,6 +313,7 @@ int main(void) {
                 cmocka_unit_test(test_bad),
                 cmocka_unit_test(test_missing),
                 cmocka_unit_test(test_agents),
+                cmocka_unit_test(test_launchers_part),
         };
         return cmocka_run_group_tests_name("daemon-config", tests, make_directory, remove_directory);
 }

@@ -138,6 +138,9 @@ int gpus_read_config(YamlDocument *d, YamlNode *root, Gpus *g, bool *ret_auto) {
                 r = gpus_read_list(d, gpus, g);
         else
                 yaml_fail(d, gpus, "resources.gpus: " GPU_EXPECTED);
+        /* The daemon's. */
+        (void)yaml_get(d, resources, "cpus");
+        (void)yaml_get(d, resources, "memory");
         yaml_end(d, resources);
         return error_trace(r);
 }

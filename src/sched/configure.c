@@ -205,6 +205,7 @@ int sched_configure(Sched *s, const SchedConfig *config, Adapter *const *adapter
                 map_for_each(i, &s->limits[k])
                         limit_configure(s, container_of(i, SchedLimit, node));
         resource_configure(s);
+        s->pressure_us = 0;             /* the thresholds may be others */
         agent_health_arm(s);
         orphans_collect(s);
         unpark_all(s);

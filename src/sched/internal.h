@@ -242,12 +242,19 @@ struct Sched {
         bool depend_again;              /* the store was full when a task ended */
         Id generation;
         bool stopping;
+        bool draining;                  /* to be stopped */
+        void (*drained)(void *userdata);
+        void *drained_userdata;
+        Pressure pressure;
+        uint64_t pressure_us;           /* of the last look; monotonic, 0: never */
+        Timer pressure_timer;
         struct {
-                MetricFamily *submitted, *finished, *attempts, *tokens, *breaker;
+                MetricFamily *submitted, *finished, *attempts, *tokens, *breaker, *pressure;
                 Metric *latency, *queue_wait, *duration, *output_bytes, *truncated;
         } metrics;
 };
 
+#define SCHED_PRESSURE_US       USEC_PER_SEC    /* between two looks at the machine */
 #define SCHED_BACKOFF_MAX_US    (300 * USEC_PER_SEC)
 #define SCHED_STORE_RETRY_US    USEC_PER_SEC    /* how soon a full disk is tried again */
 /* A clock that jumps must not leave a delayed task behind: look again at least this often. */
@@ -259,6 +266,8 @@ void sched_pump(Sched *sched);
 void sched_kick(Sched *sched);
 /* An event is written: who watches all tasks is told after this tick's callbacks. */
 void sched_tell(Sched *sched);
+/* Looks at the machine's pressure, where the last look is old. */
+void sched_look(Sched *sched);
 /* Tries again in a second: the store is full or failed. */
 void sched_retry_later(Sched *sched);
 /* Sets (or clears) a timer for the top of a heap of times by the real clock. */

@@ -15,11 +15,22 @@ void sched_pump(Sched *s) {
         SchedTask *t;
         int r;
 
+        if (s->draining) {
+                if (!s->global->n_running && s->drained) {
+                        s->drained(s->drained_userdata);
+                        s->drained = NULL;
+                }
+                return;
+        }
+        sched_look(s);
         for (unsigned n = 0; !s->stopping && s->client && launcher_client_is_ready(s->client); n++) {
                 if (n == PUMP_MAX) {
                         sched_kick(s);
                         break;
                 }
+                /* One may always run: a machine under constant pressure gets on with it, if slowly. */
+                if (pressure_holds_launch(&s->pressure) && s->global->n_running)
+                        break;
                 t = queue_pick(s, &agent);
                 if (!t)
                         break;
@@ -43,6 +54,52 @@ static void on_pump(Defer *defer) {
 void sched_kick(Sched *s) {
         if (!s->stopping)
                 defer_schedule(&s->pump);
+}
+
+/* ---- pressure ---- */
+
+static void look_now(Sched *s) {
+        bool held = pressure_holds_launch(&s->pressure);
+
+        pressure_look(&s->pressure, &s->config.pressure);
+        s->pressure_us = clock_monotonic_us();
+        for (PressureSource i = 0; i < PRESSURE_SOURCE_MEMINFO; i++)
+                if (s->pressure.present[i])
+                        metric_set(metric_get(s->metrics.pressure, pressure_source_name(i)),
+                                   s->pressure.stalls[i].some / 10000.0);
+        if (!held && pressure_holds_launch(&s->pressure))
+                log_notice("nothing more is started for now: %s", s->pressure.detail);
+        else if (held && !pressure_holds_launch(&s->pressure)) {
+                log_notice("the machine's pressure has gone: tasks are started again");
+                sched_kick(s);
+        }
+}
+
+void sched_look(Sched *s) {
+        uint64_t now_us = clock_monotonic_us();
+
+        if (s->stopping || !pressure_is_known(&s->pressure))
+                return;
+        if (!s->pressure_us || now_us - s->pressure_us >= SCHED_PRESSURE_US)
+                look_now(s);
+        if (s->tasks.n && !timer_is_set(&s->pressure_timer))
+                timer_set(&s->pressure_timer, now_us + SCHED_PRESSURE_US);
+}
+
+static void on_pressure(Timer *timer) {
+        Sched *s = container_of(timer, Sched, pressure_timer);
+
+        look_now(s);
+        if (s->tasks.n)
+                timer_set(timer, clock_monotonic_us() + SCHED_PRESSURE_US);
+}
+
+void sched_open_pressure(Sched *s) {
+        pressure_open(&s->pressure);
+}
+
+const Pressure *sched_pressure(const Sched *s) {
+        return &s->pressure;
 }
 
 /* ---- watching ---- */
@@ -189,6 +246,8 @@ int sched_new(Sched **ret_sched, Reactor *reactor, Store *store, Metrics *metric
         timer_init(&s->deadline_timer, reactor, on_deadline);
         timer_init(&s->health_timer, reactor, on_health);
         timer_init(&s->retry_timer, reactor, on_retry);
+        timer_init(&s->pressure_timer, reactor, on_pressure);
+        pressure_init(&s->pressure);
         defer_init(&s->pump, reactor, on_pump);
         defer_init(&s->tell, reactor, on_tell);
         list_init(&s->runs);
@@ -213,6 +272,9 @@ int sched_new(Sched **ret_sched, Reactor *reactor, Store *store, Metrics *metric
                                           "Times that output was cut for passing a limit.", NULL), NULL);
         s->metrics.breaker = metrics_family(metrics, METRIC_GAUGE, "agent_router_breaker_state",
                                             "Circuit breaker: 0 closed, 1 open, 2 half-open.", "agent");
+        s->metrics.pressure = metrics_family(metrics, METRIC_GAUGE, "agent_router_pressure",
+                                             "Part of the last ten seconds in which some waited for it, "
+                                             "as of the last look (one a second while there are tasks).", "resource");
         queue_init(s);
         configure_init(s);
         r = limit_init(s);
@@ -238,6 +300,7 @@ Sched *sched_free(Sched *s) {
         limit_deinit(s);
         resource_deinit(s);
         configure_deinit(s);
+        pressure_deinit(&s->pressure);
         idmap_deinit(&s->tasks);
         map_deinit(&s->budgets);
         free(s);
@@ -254,6 +317,15 @@ void sched_stop(Sched *s) {
         timer_clear(&s->deadline_timer);
         timer_clear(&s->health_timer);
         timer_clear(&s->retry_timer);
+        timer_clear(&s->pressure_timer);
+        s->drained = NULL;
+}
+
+void sched_drain(Sched *s, void (*fn)(void *userdata), void *userdata) {
+        s->draining = true;
+        s->drained = fn;
+        s->drained_userdata = userdata;
+        sched_kick(s);
 }
 
 /* ---- looking ---- */
@@ -262,7 +334,7 @@ SchedStats sched_stats(const Sched *s) {
         return (SchedStats){ .n_live = s->tasks.n,
                              .n_waiting = s->n_waiting,
                              .n_running = s->global->n_running,
-                             .draining = limit_is_paused(s->global) };
+                             .draining = s->draining || limit_is_paused(s->global) };
 }
 
 const SchedConfig *sched_config(const Sched *s) {
@@ -273,7 +345,10 @@ const SchedConfig *sched_config(const Sched *s) {
 static void explain_queue(const Sched *s, SchedWaiting *w) {
         SchedBlock block = limit_block(s->global);
 
-        if (block == SCHED_BLOCK_PAUSED) {
+        if (s->draining) {
+                w->reason = "draining";
+                snprintf(w->detail, sizeof(w->detail), "the router stops when what runs has ended");
+        } else if (block == SCHED_BLOCK_PAUSED) {
                 w->reason = "draining";
                 snprintf(w->detail, sizeof(w->detail), "nothing is started: an administrator drains the router");
         } else if (!s->client || !launcher_client_is_ready(s->client)) {
@@ -282,6 +357,9 @@ static void explain_queue(const Sched *s, SchedWaiting *w) {
         } else if (block == SCHED_BLOCK_LIMIT) {
                 w->reason = "limit";
                 snprintf(w->detail, sizeof(w->detail), "%u tasks run, the most that may at once", s->global->n_running);
+        } else if (pressure_holds_launch(&s->pressure) && s->global->n_running) {
+                w->reason = "pressure";
+                snprintf(w->detail, sizeof(w->detail), "%s", s->pressure.detail);
         } else {
                 w->reason = "order";
                 snprintf(w->detail, sizeof(w->detail), "others come first");
@@ -355,7 +433,7 @@ bool sched_waiting(const Sched *s, const StoreTask *task, SchedWaiting *ret_wait
                 snprintf(w.detail, sizeof(w.detail), "an operator has to release it");
                 break;
         default:
-                if (t->flow->block != SCHED_BLOCK_NONE && limit_block(s->global) == SCHED_BLOCK_NONE)
+                if (t->flow->block != SCHED_BLOCK_NONE && limit_block(s->global) == SCHED_BLOCK_NONE && !s->draining)
                         explain_flow(s, t->flow, &w);
                 else
                         explain_queue(s, &w);

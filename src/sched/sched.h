@@ -27,6 +27,7 @@
 #include "base/list.h"
 #include "base/map.h"
 #include "reactor/reactor.h"
+#include "sched/pressure.h"
 #include "sched/state.h"
 #include "store/store.h"
 #include "telemetry/metrics.h"
@@ -109,6 +110,7 @@ struct SchedConfig {
         uint32_t cpu_percent;
         uint32_t cpus_milli;            /* what tasks may reserve together; 0: no limit */
         uint64_t memory;                /* the same, in bytes */
+        PressureConfig pressure;
 };
 
 /* Told (from the reactor) that the task has new durable events, or has ended: read the store. */
@@ -130,12 +132,19 @@ int sched_add_agent_take(Sched *sched, Adapter *adapter) _must_check_;
  * agent may run fail. Adapters are borrowed. -E2BIG, also where agents that are gone still run: nothing has changed.
  */
 int sched_configure(Sched *sched, const SchedConfig *config, Adapter *const *adapters, size_t n) _must_check_;
+/* Opens what tells of the machine's pressure; without this call none is seen. Before the process is confined. */
+void sched_open_pressure(Sched *sched);
 /* Loads every task that is not final. Call once, before the launcher's connection starts. */
 int sched_recover(Sched *sched) _must_check_;
 
 /* The launcher's side. */
 extern const LauncherVtable sched_launcher_vtable;      /* userdata: the Sched */
 void sched_set_launcher(Sched *sched, LauncherClient *client);
+/*
+ * Starts nothing more; calls fn from the reactor as soon as nothing runs. Submits are still taken, and wait for the
+ * next start of the program.
+ */
+void sched_drain(Sched *sched, void (*fn)(void *userdata), void *userdata);
 /* Stops picking; running attempts are left alone (they belong to the launcher). */
 void sched_stop(Sched *sched);
 
@@ -238,6 +247,8 @@ typedef struct SchedStats {
 } SchedStats;
 SchedStats sched_stats(const Sched *sched);
 const SchedConfig *sched_config(const Sched *sched);
+/* As of the last look, which was at most a second ago while tasks wait or run. */
+const Pressure *sched_pressure(const Sched *sched);
 const LauncherClient *sched_launcher(const Sched *sched);
 /* The launcher's generation where connected, else NULL. */
 const Id *sched_launcher_generation(const Sched *sched);

@@ -120,6 +120,9 @@ static int admit(Sched *s, const StoreTask *task, char ret_detail[static SCHED_D
                 { SCHED_GROUP, task->group, SCHED_E_QUOTA },
         };
 
+        sched_look(s);
+        if (pressure_holds_admit(&s->pressure))
+                return refuse(ret_detail, SCHED_E_PRESSURE, "the machine is under pressure: %s", s->pressure.detail);
         for (size_t i = 0; i < ELEMENTSOF(limits); i++) {
                 const SchedLimit *l = limits[i].name ? limit_find(s, limits[i].kind, limits[i].name) : NULL;
                 uint64_t max, n;
