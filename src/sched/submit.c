@@ -16,9 +16,12 @@ static int refuse(char ret_detail[static SCHED_DETAIL_MAX], int r, const char *f
         return r;
 }
 
-static int refuse_full_store(Sched *s, char ret_detail[static SCHED_DETAIL_MAX]) {
-        return refuse(ret_detail, SCHED_E_UNAVAILABLE, "the store takes no writes: %s",
-                      store_failure(s->store) ?: "the disk is full");
+/* What the store has answered, as a result of ours. */
+static int from_store(Sched *s, int r, char ret_detail[static SCHED_DETAIL_MAX]) {
+        if (r == STORE_E_FULL || r == STORE_E_FAILED)
+                return refuse(ret_detail, SCHED_E_UNAVAILABLE, "the store takes no writes: %s",
+                              store_failure(s->store) ?: "the disk is full");
+        return error_fold(r);
 }
 
 /* ---- agents ---- */
@@ -147,17 +150,10 @@ static int admit(Sched *s, const StoreTask *task, char ret_detail[static SCHED_D
         return 0;
 }
 
-/* Its first state is known when its dependencies are; TASK_BLOCKED until then. */
-static int insert(Sched *s, StoreTask *task, const SchedRequest *request, char ret_detail[static SCHED_DETAIL_MAX]) {
-        TaskEvent event;
-        int r;
+static int insert_after(Sched *s, const StoreTask *task, const SchedRequest *request,
+                        char ret_detail[static SCHED_DETAIL_MAX]) {
+        int r = 0;
 
-        task->created_us = task->updated_us = clock_realtime_us();
-        task->state = request->n_after                          ? TASK_BLOCKED
-                    : task->not_before_us > task->created_us ? TASK_DELAYED
-                                                             : TASK_QUEUED;
-        task->ready_us = task->state == TASK_QUEUED ? task->created_us : 0;
-        r = store_task_insert(s->store, task);
         for (size_t i = 0; i < request->n_after && !r; i++) {
                 r = store_dependency_insert(s->store, &task->id, &request->after[i], request->on ?: STORE_ON_SUCCESS);
                 if (r == STORE_E_NOT_FOUND)
@@ -165,15 +161,31 @@ static int insert(Sched *s, StoreTask *task, const SchedRequest *request, char r
                 if (r == STORE_E_EXISTS)
                         r = 0;          /* named twice */
         }
-        if (r || !request->n_after)
-                return r ?: sched_write_state_event(s, task);
-        r = depend_judge(s, task, &event, ret_detail);
+        return from_store(s, r, ret_detail);
+}
+
+/* A task that comes after others is blocked until they say what it is: at once, where all have ended. */
+static int insert(Sched *s, StoreTask *task, const SchedRequest *request, char ret_detail[static SCHED_DETAIL_MAX]) {
+        TaskEvent event = TASK_EVENT_BLOCK;
+        bool waits;
+        int r;
+
+        task->created_us = task->updated_us = clock_realtime_us();
+        waits = task->not_before_us > task->created_us;
+        task->state = request->n_after ? TASK_BLOCKED : waits ? TASK_DELAYED : TASK_QUEUED;
+        task->ready_us = task->state == TASK_QUEUED ? task->created_us : 0;
+        r = from_store(s, store_task_insert(s->store, task), ret_detail);
+        r = r ?: insert_after(s, task, request, ret_detail);
+        if (!r && request->n_after)
+                r = depend_judge(s, task, &event, ret_detail);
         if (r)
                 return r;
         if (event == TASK_EVENT_BLOCK)
-                return sched_write_state_event(s, task);
-        return sched_write_state(s, task, event, event == TASK_EVENT_CANCEL ? "dependency" : NULL,
-                                 event == TASK_EVENT_CANCEL ? ret_detail : NULL);
+                r = sched_write_state_event(s, task);
+        else
+                r = sched_write_state(s, task, event, event == TASK_EVENT_CANCEL ? "dependency" : NULL,
+                                      event == TASK_EVENT_CANCEL ? ret_detail : NULL);
+        return from_store(s, r, ret_detail);
 }
 
 int sched_submit(Sched *s, StoreTask *task, const SchedRequest *request, SchedTask **ret_task,
@@ -200,10 +212,8 @@ int sched_submit(Sched *s, StoreTask *task, const SchedRequest *request, SchedTa
         task->max_attempts = task->max_attempts ?: s->config.max_attempts;
         task->backoff_us = task->backoff_us ?: s->config.backoff_us;
         r = insert(s, task, request, ret_detail);
-        if (r == STORE_E_FULL || r == STORE_E_FAILED)
-                return refuse_full_store(s, ret_detail);
         if (r)
-                return r > 0 && r < SCHED_E_INVALID ? error_fold(r) : r;
+                return r;
         metric_add(metric_get(s->metrics.submitted, task->agent), 1);
         if (task_state_is_final(task->state)) {
                 *ret_task = NULL;
@@ -296,10 +306,7 @@ int sched_requeue(Sched *s, const Id *id, SchedTask **ret_task, char ret_detail[
                 return refuse(ret_detail, SCHED_E_NO_AGENT, "its agent is no longer configured");
         record->cancel_requested = false;
         record->not_before_us = record->deadline_us = record->finished_us = 0;
-        record->max_attempts = MIN(record->n_attempts + s->config.max_attempts, UINT32_MAX);
-        r = sched_write_state(s, record, TASK_EVENT_RETRY, NULL, NULL);
-        if (r == STORE_E_FULL || r == STORE_E_FAILED)
-                return refuse_full_store(s, ret_detail);
-        r = r ?: task_new(s, record, agents, ret_task);
-        return error_fold(r);
+        record->max_attempts = record->n_attempts + s->config.max_attempts;
+        r = from_store(s, sched_write_state(s, record, TASK_EVENT_RETRY, NULL, NULL), ret_detail);
+        return r ?: error_trace(task_new(s, record, agents, ret_task));
 }
