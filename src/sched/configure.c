@@ -192,6 +192,8 @@ int sched_configure(Sched *s, const SchedConfig *config, Adapter *const *adapter
                 r = r ?: place_get(s, adapter_name(adapters[i]), live, &places[i]);
                 live |= r ? 0 : agent_bit(s, places[i]);
         }
+        if (!s->config.queued_bytes_max)
+                r = r ?: limit_count_bytes(s, config);
         if (r)
                 return error_trace(r);
 

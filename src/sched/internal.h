@@ -172,6 +172,7 @@ struct SchedTask {
         bool durable : 1;               /* its insert is on disk */
         bool cancel_requested : 1;
         bool in_batch : 1;
+        uint32_t n_prompt;              /* bytes, of Sched.queued_bytes */
         SchedFlow *flow;
         SchedRun *run;
         SchedTaskExtra *extra;
@@ -239,6 +240,7 @@ struct Sched {
         List runs;
         uint64_t order_us;              /* the last one given out */
         uint64_t n_waiting;
+        uint64_t queued_bytes;          /* prompts of all tasks; counted where there is a limit */
         bool depend_again;              /* the store was full when a task ended */
         Id generation;
         bool stopping;
@@ -336,6 +338,8 @@ bool limit_is_paused(const SchedLimit *limit);
 SchedBlock limit_block(const SchedLimit *limit);
 /* Takes the configuration's part anew. */
 void limit_configure(const Sched *sched, SchedLimit *limit);
+/* Takes the prompts' sizes from the store, where the configuration limits them. */
+int limit_count_bytes(Sched *sched, const SchedConfig *config) _must_check_;
 void limit_take(SchedLimit *limit);
 /* Unparks what waits for it. */
 void limit_give(Sched *sched, SchedLimit *limit);

@@ -207,6 +207,22 @@ SchedBlock limit_block(const SchedLimit *l) {
              : SCHED_BLOCK_NONE;
 }
 
+int limit_count_bytes(Sched *s, const SchedConfig *config) {
+        if (!config->queued_bytes_max)
+                return 0;
+        idmap_for_each(i, &s->tasks) {
+                SchedTask *t = container_of(i, SchedTask, node);
+                size_t n;
+                int r = store_task_prompt_size(s->store, &i->id, &n);
+                if (r)
+                        return error_fold(r);
+                n = MIN(n, (size_t)UINT32_MAX);
+                s->queued_bytes += n - t->n_prompt;
+                t->n_prompt = (uint32_t)n;
+        }
+        return 0;
+}
+
 void limit_take(SchedLimit *l) {
         if (l)
                 l->n_running++;

@@ -153,6 +153,7 @@ int sched_recover(Sched *s) {
         int r;
 
         r = recover_tasks(s);
+        r = r ?: limit_count_bytes(s, &s->config);
         r = r ?: recover_orphan_attempts(s);
         r = r ?: store_attempt_list_open(s->store, collect_attempt, s);
         r = r ?: recover_without_attempt(s);

@@ -126,6 +126,9 @@ static int admit(Sched *s, const StoreTask *task, char ret_detail[static SCHED_D
         sched_look(s);
         if (pressure_holds_admit(&s->pressure))
                 return refuse(ret_detail, SCHED_E_PRESSURE, "the machine is under pressure: %s", s->pressure.detail);
+        if (s->config.queued_bytes_max && s->queued_bytes + task->n_prompt > s->config.queued_bytes_max)
+                return refuse(ret_detail, SCHED_E_FULL, "the queue is full (tasks with prompts of %llu bytes wait or run)",
+                              (unsigned long long)s->queued_bytes);
         for (size_t i = 0; i < ELEMENTSOF(limits); i++) {
                 const SchedLimit *l = limits[i].name ? limit_find(s, limits[i].kind, limits[i].name) : NULL;
                 uint64_t max, n;
@@ -298,6 +301,9 @@ int sched_requeue(Sched *s, const Id *id, SchedTask **ret_task, char ret_detail[
                               "rejected, runs again", task_state_name(record->state));
         if (task_find(s, id))
                 return refuse(ret_detail, SCHED_E_NOT_FINAL, "its end is being written: try again");
+        r = s->config.queued_bytes_max ? store_task_prompt_size(s->store, id, &record->n_prompt) : 0;
+        if (r)
+                return error_fold(r);
         r = admit(s, record, ret_detail);
         if (r)
                 return r;

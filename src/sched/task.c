@@ -70,6 +70,7 @@ int task_new(Sched *s, const StoreTask *record, uint64_t agents, SchedTask **ret
         t->due_us = record->not_before_us;
         t->cancel_requested = record->cancel_requested;
         t->in_batch = !id_is_null(&record->batch);
+        t->n_prompt = (uint32_t)MIN(record->n_prompt, (size_t)UINT32_MAX);
         s->order_us = t->order_us = MAX(s->order_us + 1, record->created_us);
         r = task_flow(s, record, agents, &t->flow);
         if (!r) {
@@ -82,6 +83,7 @@ int task_new(Sched *s, const StoreTask *record, uint64_t agents, SchedTask **ret
                 return error_trace(r);
         }
         task_count(t, 1);
+        s->queued_bytes += t->n_prompt;
         if (task_is_waiting(t))
                 s->n_waiting++;
         if (record->deadline_us && task_is_waiting(t)) {
@@ -121,6 +123,7 @@ SchedTask *task_free(SchedTask *t) {
         }
         idmap_remove(&s->tasks, &t->node);
         task_count(t, -1);
+        s->queued_bytes -= t->n_prompt;
         queue_flow_release(t->flow);
         free(t);
         return NULL;

@@ -72,6 +72,32 @@ static void test_limits(void **state) {
         world_deinit(&w);
 }
 
+/* Prompts are counted in bytes, also those from before a restart, and from before there was a limit. */
+static void test_bytes(void **state) {
+        Id id, done;
+        World w;
+
+        world_init(&w, 8);
+        w.launcher.down = true;
+        world_submit(&w, &(TaskSpec){ .agent = "json", .prompt = "0123456789" });
+        world_pass(&w, USEC_PER_SEC);
+        world_crash(&w);
+        world_submit(&w, &(TaskSpec){ .agent = "json", .prompt = "0123456789" });
+        w.config.queued_bytes_max = 30;
+        configure_good(&w, world_manifests);
+        assert_int_equal(world_try_submit(&w, &(TaskSpec){ .agent = "json", .prompt = "01234567890" }, &id), SCHED_E_FULL);
+        done = world_submit(&w, &(TaskSpec){ .agent = "json", .prompt = "0123456789" });
+        assert_int_equal(world_try_submit(&w, &(TaskSpec){ .agent = "json", .prompt = "0" }, &id), SCHED_E_FULL);
+        assert_string_equal(w.detail, "the queue is full (tasks with prompts of 30 bytes wait or run)");
+        world_pass(&w, USEC_PER_SEC);
+        world_crash(&w);
+        assert_int_equal(world_try_submit(&w, &(TaskSpec){ .agent = "json", .prompt = "0" }, &id), SCHED_E_FULL);
+        assert_int_equal(world_cancel(&w, &done), 0);
+        world_run_until(&w, world_is_final(&w, &done) && sched_stats(w.sched).n_live == 2);
+        world_submit(&w, &(TaskSpec){ .agent = "json", .prompt = "0123456789" });
+        world_deinit(&w);
+}
+
 /* An attempt under way keeps its manifest; the next has the new one. */
 static void test_replaced(void **state) {
         static const char *const manifests[] = { MANIFEST_TEXT, MANIFEST_JSON_NEW, NULL };
@@ -287,6 +313,7 @@ static void test_account(void **state) {
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_limits),
+                cmocka_unit_test(test_bytes),
                 cmocka_unit_test(test_replaced),
                 cmocka_unit_test(test_gone),
                 cmocka_unit_test(test_many_gone),

@@ -53,6 +53,7 @@ typedef enum StmtSlot {
         STMT_TASK_UPDATE,
         STMT_TASK_UPDATE_RESULT,
         STMT_TASK_LIST_LIVE,
+        STMT_TASK_PROMPT_SIZE,
         STMT_BATCH_INSERT,
         STMT_BATCH_UPDATE,
         STMT_BATCH_LOAD,

@@ -365,6 +365,8 @@ int store_task_list(Store *store, const StoreTaskFilter *filter, StoreTaskFn fn,
  * valid during the call of fn only. Ended tasks cost nothing here: an index of the live ones has all of it.
  */
 int store_task_list_live(Store *store, StoreTaskFn fn, void *userdata) _must_check_;
+/* Bytes of the prompt, which is not read for it. STORE_E_NOT_FOUND. */
+int store_task_prompt_size(Store *store, const Id *id, size_t *ret_n) _must_check_;
 /* counts[state] = tasks in that state. */
 int store_task_count(Store *store, uint64_t counts[static _TASK_STATE_N]) _must_check_;
 

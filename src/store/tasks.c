@@ -424,6 +424,25 @@ int store_task_list_live(Store *store, StoreTaskFn fn, void *userdata) {
         }
 }
 
+int store_task_prompt_size(Store *store, const Id *id, size_t *ret_n) {
+        _cleanup_(stmt_put) Stmt stmt = STMT_NULL;
+        bool row;
+        int r;
+
+        r = stmt_get(&stmt, store, STMT_TASK_PROMPT_SIZE,
+                     "SELECT octet_length(p.prompt) FROM tasks t JOIN prompts p ON p.task = t.n WHERE t.id = ?");
+        if (r)
+                return r;
+        stmt_bind_id(&stmt, id);
+        r = stmt_step(&stmt, &row);
+        if (r)
+                return r;
+        if (!row)
+                return STORE_E_NOT_FOUND;
+        *ret_n = stmt_u64(&stmt);
+        return stmt.error;
+}
+
 int store_task_count(Store *store, uint64_t counts[static _TASK_STATE_N]) {
         memcpy(counts, store->counts, sizeof(store->counts));
         return 0;

@@ -125,6 +125,9 @@ static void test_task_round_trip(void **state) {
         assert_int_equal(store_task_load(f->store, &full.id, STORE_TASK_PROMPT | STORE_TASK_RESULT, &a), 0);
         assert_task(a, &full);
         assert_int_equal(a->n_prompt, 3);
+        size_t n_prompt;
+        assert_int_equal(store_task_prompt_size(f->store, &a->id, &n_prompt), 0);
+        assert_int_equal(n_prompt, 3);
         assert_memory_equal(a->prompt, "a\0b", 4);
         assert_non_null(a->result);
         assert_int_equal(a->n_result, 0);
