@@ -342,6 +342,10 @@ int api_events(Request *q) {
                 return r;
         if (q->principal.role != ROLE_ADMIN)
                 memcpy(s->principal, q->principal.name, sizeof(s->principal));
+        /* Where it begins, for who reconnects before the first event. */
+        r = buf_printf(&s->out, "id: %" PRIu64 "\n\n", after);
+        if (r)
+                return r;
         sched_watch_all(q->api->sched, &s->watch);
         s->watching = true;
         return events_begin(q, &s);

@@ -220,8 +220,8 @@ static void refuse_without_effect(JsonReader *rd, SchedLimitKind kind, JsonError
         static const struct { const char *name; unsigned kinds; } members[] = {
                 { "weight", 1 << SCHED_PRINCIPAL },
                 { "queued", 1 << SCHED_GLOBAL | 1 << SCHED_PRINCIPAL | 1 << SCHED_GROUP },
-                { "max_tokens_day", 1 << SCHED_PRINCIPAL },
-                { "max_cost_usd_day", 1 << SCHED_PRINCIPAL },
+                { "max_tokens_day", 1 << SCHED_PRINCIPAL | 1 << SCHED_AGENT },
+                { "max_cost_usd_day", 1 << SCHED_PRINCIPAL | 1 << SCHED_AGENT },
         };
         char pointer[32];
 
@@ -243,8 +243,8 @@ static void read_limit(json_object *document, SchedLimitKind kind, StoreLimit *l
         read_int(&rd, "running", 0, LIMITS_RUNNING_MAX, &l->running);
         read_int(&rd, "queued", 0, LIMITS_QUEUED_MAX, &l->queued);
         read_int(&rd, "weight", 1, LIMITS_WEIGHT_MAX, &weight);
-        read_int(&rd, "max_tokens_day", 0, LIMITS_TOKENS_MAX, &l->max_tokens_day);
-        if (json_get_double(&rd, "max_cost_usd_day", 0, 0, LIMITS_COST_USD_MAX, &usd))
+        read_int(&rd, "max_tokens_day", 1, LIMITS_TOKENS_MAX, &l->max_tokens_day);
+        if (json_get_double(&rd, "max_cost_usd_day", 0, 0.000001, LIMITS_COST_USD_MAX, &usd))
                 l->max_cost_microusd_day = llround(usd * 1e6);
         else if (json_object_object_get_ex(document, "max_cost_usd_day", &o) && !o)
                 l->max_cost_microusd_day = -1;

@@ -46,6 +46,12 @@ static void watcher_take(Watcher *w, const char *data, size_t n) {
         if (*data == ':' || str_starts(text, "retry:"))
                 return;
         assert_int_equal(sscanf(text, "id: %llu\n", &id), 1);
+        /* Where the stream begins. */
+        if (!memmem(data, n, "\ndata: ", 7)) {
+                assert_true(w->n == 0 || w->last == id);
+                w->last = id;
+                return;
+        }
         assert_true(id > w->last);
         assert_true(w->n < EVENTS_MAX);
         assert_non_null(task);

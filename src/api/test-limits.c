@@ -99,6 +99,7 @@ static void test_refused(void **state) {
                 { 400, "PUT /limits/agent/text", "{\"queued\":2}", "/queued" },
                 { 400, "PUT /limits/global/all", "{\"max_tokens_day\":2}", "/max_tokens_day" },
                 { 400, "PUT /limits/principal/uid:1", "{\"weight\":0}", "/weight" },
+                { 400, "PUT /limits/principal/uid:1", "{\"max_tokens_day\":0}", "/max_tokens_day" },
                 { 400, "PUT /limits/principal/uid:1", "{\"max_cost_usd_day\":-0.5}", "/max_cost_usd_day" },
                 { 404, "DELETE /limits/group/x", NULL, NULL },
                 { 405, "GET /limits/group/x", NULL, NULL },

@@ -9,12 +9,15 @@ void event_stream_restart(EventStream *s) {
         buf_clear(&s->line);
         buf_clear(&s->data);
         s->type[0] = 0;
+        memcpy(s->next_id, s->id, sizeof(s->id));
         s->begun = s->after_cr = s->has_data = false;
 }
 
 static bool event_stream_dispatch(EventStream *s) {
         bool go_on = true;
 
+        /* Only now: who reconnects in the middle of an event has not seen it. */
+        memcpy(s->id, s->next_id, sizeof(s->id));
         if (s->has_data)
                 go_on = s->fn(s->userdata, s->id, *s->type ? s->type : "message", (const char *)buf_data(&s->data) ?: "",
                               buf_size(&s->data));
@@ -56,7 +59,7 @@ static bool event_stream_line(EventStream *s, const char *line, size_t n) {
         if (name_is(line, n_name, "event"))
                 event_stream_set(s->type, sizeof(s->type), value, n_value);
         else if (name_is(line, n_name, "id"))
-                event_stream_set(s->id, sizeof(s->id), value, n_value);
+                event_stream_set(s->next_id, sizeof(s->next_id), value, n_value);
         return true;                    /* a comment, retry, or unknown */
 }
 

@@ -15,7 +15,8 @@ typedef bool (*EventFn)(void *userdata, const char *id, const char *type, const 
 struct EventStream {
         Buf line;
         Buf data;
-        char id[64];
+        char id[64];                    /* of the last whole event, or where the stream said that it begins */
+        char next_id[64];
         char type[64];
         bool begun;                     /* past the byte order mark that may be there */
         bool after_cr;

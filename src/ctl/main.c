@@ -26,8 +26,32 @@ static const Verb verbs[] = {
           "stdout is the key and nothing else. It is shown this once: the router keeps a hash alone.", verb_key_create },
         { "key list", "", "list API keys (admin)", NULL, verb_key_list },
         { "key revoke", "NAME", "revoke an API key (admin)", NULL, verb_key_revoke },
+        { "events", "", "print what happens to all tasks, as it happens",
+          "One line an event, from now on, until SIGINT: the caller's own tasks, or all of an admin's. A lost connection is\n"
+          "made again, and nothing is missed. With --json: one event a line.", verb_events },
+        { "limit list", "[KIND]", "list the limits that are in force", NULL, verb_limit_list },
+        { "limit set", "KIND NAME", "set a limit, or a part of it (admin)",
+          "KIND is global, agent, principal or group; the global limit needs no name. It goes before the configuration, at\n"
+          "once and over restarts. What is not named stays as it is; none takes back what was set here.", verb_limit_set },
+        { "limit unset", "KIND NAME", "back to the configuration's limit (admin)", NULL, verb_limit_unset },
+        { "group list", "", "list the groups that have tasks or limits", NULL, verb_group_list },
+        { "group set", "NAME", "set how many of a group may run (admin)", NULL, verb_group_set },
+        { "group pause", "NAME", "start nothing more of a group (admin)",
+          "What runs goes on to its end; the others wait.", verb_group_pause },
+        { "group resume", "NAME", "end a group's pause (admin)", NULL, verb_group_resume },
+        { "drain", "", "start nothing more (admin)",
+          "What runs goes on to its end; what is submitted is accepted, and waits, over restarts too. With --wait it returns\n"
+          "when nothing runs any more.", verb_drain },
+        { "resume", "", "start tasks again after a drain (admin)", NULL, verb_resume },
+        { "reload", "", "have the router read its configuration again (admin)",
+          "A configuration that is not valid changes nothing, and is said.", verb_reload },
+        { "usage", "", "show the tokens and the money that were used",
+          "Sums over the attempts that ended on these days, of the caller's own tasks, or of all for an admin.", verb_usage },
         { "status", "", "show the router: tasks, launcher, store, agents", NULL, verb_status },
-        { "agents", "", "list the agents, and how to get those that are missing", NULL, verb_agents },
+        { "agent list", "", "list the agents, and how to get those that are missing",
+          "With the circuit breaker of each (open after failures in a row: nothing is started until it closes), and the gate\n"
+          "before its account (rate-limited, or its quota used up).", verb_agents },
+        { "agents", "", "the same", NULL, verb_agents },
         { "doctor", "", "check this machine, without a router",
           "Checks the kernel (io_uring, cgroups, namespaces, Landlock, seccomp), the store key, the sockets, and which agent\n"
           "CLIs are found, with their versions and logins. What is missing is said with its remedy. Exit code 1 where\n"
@@ -35,9 +59,9 @@ static const Verb verbs[] = {
 };
 
 static const char exit_codes[] =
-        "Exit codes: 0 ok; 1 the task failed (doctor: something is missing); 2 usage; 3 no connection; 4 refused by the\n"
-        "router; 5 the task was cancelled, timed out or expired; 6 the router is overloaded or failing; 7 internal error;\n"
-        "130 interrupted while waiting (the task goes on).\n";
+        "Exit codes: 0 ok; 1 the task failed (doctor: something is missing; drain: the deadline passed); 2 usage;\n"
+        "3 no connection; 4 refused by the router; 5 the task was cancelled, timed out or expired;\n"
+        "6 the router is overloaded or failing; 7 internal error; 130 interrupted while waiting (the task goes on).\n";
 
 int ctl_fail(int code, const char *format, ...) {
         va_list ap;
@@ -127,18 +151,34 @@ static const Verb *find_verb(int argc, char **argv, int *ret_words) {
         return NULL;
 }
 
+/* "key" alone, or with a word that is none of its: they are listed. False: it begins no verb. */
+static bool verb_group(int argc, char **argv, int *ret_code) {
+        bool help = argc > 1 && (streq(argv[1], "--help") || streq(argv[1], "-h"));
+        FILE *f = help ? stdout : stderr;
+        size_t n_word = strlen(argv[0]);
+        bool found = false;
+
+        for (size_t i = 0; i < ELEMENTSOF(verbs); i++)
+                if (str_starts(verbs[i].name, argv[0]) && verbs[i].name[n_word] == ' ') {
+                        fprintf(f, found ? "|%s%s" : "usage: agent-routerctl %s %s", found ? "" : argv[0],
+                                verbs[i].name + n_word + 1);
+                        found = true;
+                }
+        if (found)
+                fputc('\n', f);
+        for (size_t i = 0; i < ELEMENTSOF(verbs); i++)
+                if (str_starts(verbs[i].name, argv[0]) && verbs[i].name[n_word] == ' ')
+                        fprintf(f, "  %-12s %s\n", verbs[i].name, verbs[i].summary);
+        *ret_code = help ? CTL_OK : CTL_USAGE;
+        return found;
+}
+
 static int unknown_verb(int argc, char **argv) {
         const char *names[ELEMENTSOF(verbs)], *nearest;
+        int code;
 
-        if (streq(argv[0], "key")) {
-                bool help = argc > 1 && (streq(argv[1], "--help") || streq(argv[1], "-h"));
-                FILE *f = help ? stdout : stderr;
-                fprintf(f, "usage: agent-routerctl key create|list|revoke\n");
-                for (size_t i = 0; i < ELEMENTSOF(verbs); i++)
-                        if (str_starts(verbs[i].name, "key "))
-                                fprintf(f, "  %-12s %s\n", verbs[i].name, verbs[i].summary);
-                return help ? CTL_OK : CTL_USAGE;
-        }
+        if (verb_group(argc, argv, &code))
+                return code;
         for (size_t i = 0; i < ELEMENTSOF(verbs); i++)
                 names[i] = verbs[i].name;
         nearest = options_nearest(argv[0], names, ELEMENTSOF(names));

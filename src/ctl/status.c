@@ -9,6 +9,16 @@ static void status_name(Ctl *ctl, const char *name) {
         printf("%s%-10s%s", ctl->color ? "\033[1m" : "", name, ctl->color ? "\033[0m" : "");
 }
 
+/* Before all else: a router that starts nothing looks broken to who does not know why. */
+static void status_draining(Ctl *ctl, json_object *status) {
+        uint64_t running = text_member_u64(status, "/running");
+
+        if (!text_member_bool(status, "/draining"))
+                return;
+        printf("%sDRAINING%s: nothing is started; %" PRIu64 " %s; go on with: agent-routerctl resume\n",
+               ctl->color ? "\033[1;33m" : "", ctl->color ? "\033[0m" : "", running, running == 1 ? "task still runs" : "tasks still run");
+}
+
 static void status_tasks(Ctl *ctl, json_object *status) {
         json_object *tasks = json_at(status, "/tasks");
         const char *separator = "";
@@ -71,6 +81,7 @@ static int status_print(Ctl *ctl, json_object *status) {
         const char *instance = text_member(status, "/instance");
         char uptime[TEXT_DURATION_MAX];
 
+        status_draining(ctl, status);
         text_duration(MAX(text_member_u64(status, "/uptime_s"), UINT64_C(1)) * USEC_PER_SEC, uptime);
         status_name(ctl, "router");
         printf("agent-routerd %s, pid %" PRIu64 ", up %s%s%s\n", text_member(status, "/version"),

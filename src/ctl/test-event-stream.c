@@ -74,7 +74,7 @@ static void test_restart(void **state) {
         Seen seen = {};
         EventStream s = EVENT_STREAM_INIT(on_event, &seen);
 
-        assert_true(event_stream_feed(&s, "id: 3\ndata: a\n\nevent: x\ndata: cut", 33));
+        assert_true(event_stream_feed(&s, "id: 3\ndata: a\n\nid: 4\nevent: x\ndata: cut", 39));
         event_stream_restart(&s);
         assert_string_equal(s.id, "3");
         assert_true(event_stream_feed(&s, "data: b\n\n", 9));

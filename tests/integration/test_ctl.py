@@ -607,7 +607,7 @@ def test_status_and_agents():
         out = expect(run('status'), 0).stdout
         for text in ('agent-routerd 0.1.0, pid 77, up 2h10m, instance 0190b3a4', '3 queued, 2 running\n', '2 of 100 running, 3 of 100000 queued',
                      'connected: landlock.7 seccomp', 'cgroup: not writable; run under systemd', '1.0 MiB, 4.0 KiB of it in the log',
-                     '2/8  /usr/bin/codex', 'not installed', 'npm install -g @anthropic-ai/claude-code'):
+                     '2/8 ', '/usr/bin/codex', 'not installed', 'npm install -g @anthropic-ai/claude-code'):
             assert text in out, out
         out = expect(run('status'), 0).stdout
         for text in ('none yet; submit one', 'not connected', 'nothing is written any more'):
@@ -736,7 +736,9 @@ def test_doctor_as_root_runs_no_program_of_others_as_root():
 
 # ---- help, manual, completions ----
 
-VERBS = ['submit', 'get', 'list', 'cancel', 'follow', 'key create', 'key list', 'key revoke', 'status', 'agents', 'doctor']
+VERBS = ['submit', 'get', 'list', 'cancel', 'follow', 'key create', 'key list', 'key revoke', 'events', 'limit list',
+         'limit set', 'limit unset', 'group list', 'group set', 'group pause', 'group resume', 'drain', 'resume', 'reload', 'usage',
+         'status', 'agent list', 'agents', 'doctor']
 
 
 def test_help_manual_and_completions_agree():
@@ -764,10 +766,12 @@ def test_completions_load():
     scripts = harness.SOURCE / 'scripts/agent-routerd/ctl'
     script = f'source {scripts}/agent-routerctl.bash; complete -p agent-routerctl; ' \
              'COMP_WORDS=(agent-routerctl key cr); COMP_CWORD=2; _agent_routerctl; echo "${COMPREPLY[@]}"; ' \
+             'COMP_WORDS=(agent-routerctl group pa); COMP_CWORD=2; _agent_routerctl; echo "${COMPREPLY[@]}"; ' \
+             'COMP_WORDS=(agent-routerctl limit set --run); COMP_CWORD=3; _agent_routerctl; echo "${COMPREPLY[@]}"; ' \
              'COMP_WORDS=(agent-routerctl submit --wo); COMP_CWORD=2; _agent_routerctl; echo "${COMPREPLY[@]}"; ' \
              'COMP_WORDS=(agent-routerctl --socket /x st); COMP_CWORD=3; _agent_routerctl; echo "${COMPREPLY[@]}"'
     out = subprocess.run(['bash', '--norc', '-c', script], capture_output=True, text=True, check=True).stdout.splitlines()
-    equal(out[1:], ['create', '--workspace', 'status'])
+    equal(out[1:], ['create', 'pause', '--running', '--workspace', 'status'])
 
 
 if __name__ == '__main__':

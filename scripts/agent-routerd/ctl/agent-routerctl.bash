@@ -8,7 +8,8 @@ _agent_routerctl_column() {
 _agent_routerctl() {
         local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} verb='' word='' skip=0 i
         local common='--json --socket --url --key-file --help'
-        local verbs='submit get list cancel follow key status agents doctor'
+        local verbs='submit get list cancel follow key events limit group drain resume reload usage status agent agents doctor'
+        local kinds='global agent principal group'
         local states='queued delayed running succeeded failed cancelled timed_out dead'
         COMPREPLY=()
 
@@ -19,9 +20,9 @@ _agent_routerctl() {
                 case $word in
                         --socket|--url|--key-file) skip=1 ;;
                         -*) ;;
-                        *) if [[ $verb == key ]]; then verb="key $word"; break; fi
+                        *) if [[ $verb ]]; then verb="$verb $word"; break; fi
                            verb=$word
-                           [[ $verb == key ]] || break ;;
+                           case $verb in key|limit|group|agent) ;; *) break ;; esac ;;
                 esac
         done
 
@@ -33,6 +34,7 @@ _agent_routerctl() {
                 --role|-r) if [[ $verb == 'key create' ]]; then
                                    mapfile -t COMPREPLY < <(compgen -W 'submitter admin' -- "$cur"); return
                            fi ;;
+                --by|-b) mapfile -t COMPREPLY < <(compgen -W 'principal agent batch day' -- "$cur"); return ;;
                 --run-as) mapfile -t COMPREPLY < <(compgen -u -- "$cur"); return ;;
         esac
 
@@ -48,6 +50,21 @@ _agent_routerctl() {
                         [[ $cur == -* ]] || words+=" $(_agent_routerctl_column 1 list --state queued; _agent_routerctl_column 1 list --state running)" ;;
                 follow) words="--patience $common"
                         [[ $cur == -* ]] || words+=" $(_agent_routerctl_column 1 list)" ;;
+                events) words="--after --patience $common" ;;
+                limit) words="list set unset $common" ;;
+                'limit list') words="$kinds $common" ;;
+                'limit set') words="--running --queued --weight --max-tokens-day --max-cost-usd-day --pause --resume $common"
+                             [[ $cur == -* ]] || words+=" $kinds $(_agent_routerctl_column 2 limit list)" ;;
+                'limit unset') words=$common
+                               [[ $cur == -* ]] || words+=" $kinds $(_agent_routerctl_column 2 limit list)" ;;
+                group) words="list set pause resume $common" ;;
+                'group set') words="--running --queued $common"
+                             [[ $cur == -* ]] || words+=" $(_agent_routerctl_column 2 group list)" ;;
+                'group pause'|'group resume') words=$common
+                             [[ $cur == -* ]] || words+=" $(_agent_routerctl_column 2 group list)" ;;
+                drain) words="--wait --deadline $common" ;;
+                usage) words="--by --from --to --csv $common" ;;
+                agent) words="list $common" ;;
                 key) words="create list revoke $common" ;;
                 'key create') words="--name --role --run-as $common" ;;
                 'key revoke') words=$common

@@ -9,7 +9,23 @@ function __agent_routerctl_key
     __fish_seen_subcommand_from key; and __fish_seen_subcommand_from $argv
 end
 
-set -l verbs submit get list cancel follow key status agents doctor
+# The verb's two words, such as `limit set`.
+function __agent_routerctl_words
+    set -l words (commandline -opc | string match -v -- '-*')
+    test (count $words) -ge 3; and test $words[2] = $argv[1]; and contains $words[3] $argv[2..]
+end
+
+# The first word alone.
+function __agent_routerctl_first
+    set -l words (commandline -opc | string match -v -- '-*')
+    test (count $words) -eq 2; and test $words[2] = $argv[1]
+end
+
+function __agent_routerctl_groups
+    agent-routerctl group list 2>/dev/null </dev/null | awk 'NR > 1 { print $2 }'
+end
+
+set -l verbs submit get list cancel follow key events limit group drain resume reload usage status agent agents doctor
 set -l c complete -c agent-routerctl
 
 $c -f
@@ -25,6 +41,14 @@ $c -n "not __fish_seen_subcommand_from $verbs" -a list -d 'List tasks'
 $c -n "not __fish_seen_subcommand_from $verbs" -a cancel -d 'Cancel tasks'
 $c -n "not __fish_seen_subcommand_from $verbs" -a follow -d "Print what a task's agent says"
 $c -n "not __fish_seen_subcommand_from $verbs" -a key -d 'Make, list and revoke API keys'
+$c -n "not __fish_seen_subcommand_from $verbs" -a events -d 'Print what happens to all tasks'
+$c -n "not __fish_seen_subcommand_from $verbs" -a limit -d 'List and set limits'
+$c -n "not __fish_seen_subcommand_from $verbs" -a group -d 'List, set, pause and resume groups'
+$c -n "not __fish_seen_subcommand_from $verbs" -a drain -d 'Start nothing more'
+$c -n "not __fish_seen_subcommand_from $verbs" -a resume -d 'Start tasks again'
+$c -n "not __fish_seen_subcommand_from $verbs" -a reload -d 'Read the configuration again'
+$c -n "not __fish_seen_subcommand_from $verbs" -a usage -d 'Show tokens and money'
+$c -n "not __fish_seen_subcommand_from $verbs" -a agent -d 'List the agents'
 $c -n "not __fish_seen_subcommand_from $verbs" -a status -d 'Show the router'
 $c -n "not __fish_seen_subcommand_from $verbs" -a agents -d 'List the agents'
 $c -n "not __fish_seen_subcommand_from $verbs" -a doctor -d 'Check this machine'
@@ -51,14 +75,35 @@ $c -n '__fish_seen_subcommand_from get' -s t -l transcript -d 'All that was said
 $c -n '__fish_seen_subcommand_from get' -s p -l prompt -d 'The prompt, too'
 $c -n '__fish_seen_subcommand_from get' -s r -l result -d "The result's text alone"
 
-$c -n '__fish_seen_subcommand_from list; and not __fish_seen_subcommand_from key' -s s -l state -x -a 'queued delayed running succeeded failed cancelled timed_out dead' -d 'Only in this state'
-$c -n '__fish_seen_subcommand_from list; and not __fish_seen_subcommand_from key' -s a -l agent -x -a '(__agent_routerctl_column agents)' -d 'Only of this agent'
-$c -n '__fish_seen_subcommand_from list; and not __fish_seen_subcommand_from key' -s l -l label -x -d 'Only with this label'
-$c -n '__fish_seen_subcommand_from list; and not __fish_seen_subcommand_from key' -s n -l limit -x -d 'At most so many'
-$c -n '__fish_seen_subcommand_from list; and not __fish_seen_subcommand_from key' -s A -l all -d All
+$c -n '__fish_seen_subcommand_from list; and not __fish_seen_subcommand_from key limit group agent' -s s -l state -x -a 'queued delayed running succeeded failed cancelled timed_out dead' -d 'Only in this state'
+$c -n '__fish_seen_subcommand_from list; and not __fish_seen_subcommand_from key limit group agent' -s a -l agent -x -a '(__agent_routerctl_column agents)' -d 'Only of this agent'
+$c -n '__fish_seen_subcommand_from list; and not __fish_seen_subcommand_from key limit group agent' -s l -l label -x -d 'Only with this label'
+$c -n '__fish_seen_subcommand_from list; and not __fish_seen_subcommand_from key limit group agent' -s n -l limit -x -d 'At most so many'
+$c -n '__fish_seen_subcommand_from list; and not __fish_seen_subcommand_from key limit group agent' -s A -l all -d All
 
 $c -n '__fish_seen_subcommand_from key; and not __fish_seen_subcommand_from create list revoke' -a 'create list revoke'
 $c -n '__agent_routerctl_key create' -s n -l name -x -d 'Name of the key'
 $c -n '__agent_routerctl_key create' -s r -l role -x -a 'submitter admin' -d Role
 $c -n '__agent_routerctl_key create' -l run-as -x -a '(__fish_complete_users)' -d 'Unix user of its tasks'
 $c -n '__agent_routerctl_key revoke' -a '(__agent_routerctl_column key list)' -d Key
+
+$c -n '__fish_seen_subcommand_from events' -l after -x -d 'Begin after this event'
+$c -n '__fish_seen_subcommand_from events' -l patience -x -d 'How long a router that is gone is waited for'
+$c -n '__agent_routerctl_first limit' -a 'list set unset'
+$c -n '__agent_routerctl_words limit list set unset' -a 'global agent principal group'
+$c -n '__agent_routerctl_words limit set; or __agent_routerctl_words group set' -s r -l running -x -d 'So many run at once'
+$c -n '__agent_routerctl_words limit set; or __agent_routerctl_words group set' -s q -l queued -x -d 'So many wait and run'
+$c -n '__agent_routerctl_words limit set' -s w -l weight -x -d "A principal's share"
+$c -n '__agent_routerctl_words limit set' -l max-tokens-day -x -d 'Tokens of a day'
+$c -n '__agent_routerctl_words limit set' -l max-cost-usd-day -x -d 'Dollars of a day'
+$c -n '__agent_routerctl_words limit set' -s p -l pause -d 'Start nothing of it'
+$c -n '__agent_routerctl_words limit set' -l resume -d 'End the pause'
+$c -n '__agent_routerctl_first group' -a 'list set pause resume'
+$c -n '__agent_routerctl_words group set pause resume' -a '(__agent_routerctl_groups)' -d Group
+$c -n '__fish_seen_subcommand_from drain' -s w -l wait -d 'Wait until nothing runs'
+$c -n '__fish_seen_subcommand_from drain' -s d -l deadline -x -d 'Wait for so long at most'
+$c -n '__fish_seen_subcommand_from usage' -s b -l by -x -a 'principal agent batch day' -d 'Summed by'
+$c -n '__fish_seen_subcommand_from usage' -l from -x -d 'First day'
+$c -n '__fish_seen_subcommand_from usage' -l to -x -d 'Last day'
+$c -n '__fish_seen_subcommand_from usage' -l csv -d 'Comma-separated values'
+$c -n '__agent_routerctl_first agent' -a list
