@@ -19,6 +19,7 @@ int api_new(Api **ret_api, Reactor *reactor, Store *store, Sched *sched, Metrics
         api->started_us = reactor_now_us(reactor);
         list_init(&api->listeners);
         list_init(&api->conns);
+        list_init(&api->sliced);
         r = id_new(&api->instance);
         if (r) {
                 free(api);
@@ -96,6 +97,12 @@ void api_close(Api *api, void (*on_closed)(void *userdata), void *userdata) {
         api->userdata = userdata;
         list_for_each_safe(i, &api->listeners)
                 listener_close(&container_of(i, ApiListener, link)->listener, on_listener_closed);
+        /* What nobody waits for any more is undone at the next start. */
+        list_for_each_safe(i, &api->sliced) {
+                Request *q = container_of(i, Request, sliced);
+                if (!q->conn)
+                        request_free(q);
+        }
         conn_stop_all(api, false);
         api_maybe_closed(api);
 }

@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/parse.h"
 #include "proto/http1.h"
 #include "reactor/stream.h"
 
@@ -311,6 +312,8 @@ _Static_assert((int)API_GET == (int)HTTP_GET && (int)API_HEAD == (int)HTTP_HEAD 
 
 static int conn_begin_request(Conn *c, const Http1Event *e) {
         size_t n_path = strcspn(e->target, "?");
+        const char *length;
+        uint64_t n_body;
         Request *q;
         int r;
 
@@ -320,10 +323,13 @@ static int conn_begin_request(Conn *c, const Http1Event *e) {
         c->request = q;
         q->method = (ApiMethod)e->method;
         q->principal = c->peer;
-        q->body.max = c->api->config.body_max;
         q->path = strndup(e->target, n_path);
         if (!q->path || (e->target[n_path] && !(q->query = strdup(e->target + n_path + 1))))
                 return error_origin(-ENOMEM);
+        q->body.max = route_body_max(q);
+        length = http1_header(e, "content-length");
+        if (length && parse_u64(length, &n_body) && n_body > q->body.max)
+                return BUF_E_FULL;
         r = header_copy(e, "authorization", &q->authorization);
         r = r ?: header_copy(e, "content-type", &q->content_type);
         r = r ?: header_copy(e, "idempotency-key", &q->idempotency_key);
@@ -542,7 +548,8 @@ void conn_accept(ApiListener *listener, int fd) {
         }
         c->peer = peer;
         c->api = api;
-        http1_set_body_max(c->http, api->config.body_max);
+        /* The larger of them: what a request may have is known when its path is. */
+        http1_set_body_max(c->http, MAX(api->config.body_max, api->config.batch_body_max));
         timer_init(&c->timer, api->reactor, on_timer);
         defer_init(&c->work, api->reactor, on_work);
         list_link_tail(&api->conns, &c->link);

@@ -69,6 +69,15 @@ bool idempotency_begin(Request *q, uint8_t ret_hash[static AUTH_HASH_SIZE], int 
                 request_problem(q, 400, NULL, "Idempotency-Key: expected 1 to %d bytes", REQUEST_IDEMPOTENCY_MAX);
                 return false;
         }
+        list_for_each_safe(i, &q->api->sliced) {
+                Request *other = container_of(i, Request, sliced);
+                if (!other->idempotency_key || !streq(other->idempotency_key, q->idempotency_key) ||
+                    !streq(other->principal.name, q->principal.name))
+                        continue;
+                q->retry_after_s = 1;
+                request_problem(q, 409, NULL, "a request with this Idempotency-Key is under way; ask again soon");
+                return false;
+        }
         *ret_r = request_hash(q, ret_hash);
         return !*ret_r && !replay(q, ret_hash);
 }

@@ -38,6 +38,7 @@ struct Api {
         ApiConfig config;
         List listeners;
         List conns;
+        List sliced;                    /* requests that go on from tick to tick */
         size_t n_conns;
         size_t responses_max;
         size_t n_body;                  /* bytes of the bodies that requests hold */
@@ -98,6 +99,14 @@ struct Request {
         SchedWatch watch;
         Timer timer;
         Id task_id;
+        /* too long for one tick: the client may go, and it goes on */
+        ListLink sliced;                /* in Api.sliced */
+        int (*slice)(Request *request);
+        void *job;
+        void (*job_free)(void *job);
+        Id hidden;                      /* a batch that it makes, and that nobody may see yet */
+        uint64_t hidden_since;          /* the last event before it */
+
         bool watching;
         bool waiting;                   /* for the store */
         bool with_prompt, with_transcript, with_raw;
@@ -128,6 +137,8 @@ extern const size_t api_n_routes;
 void route_dispatch(Request *request);
 /* The same of a request whose body is still to come: who is it from? */
 void route_identify(Request *request);
+/* The largest body that it may have. */
+uint64_t route_body_max(const Request *request);
 
 /* ---- request.c ---- */
 int request_new(Api *api, Conn *conn, Request **ret_request) _must_check_;
@@ -146,10 +157,19 @@ int problem_append(Buf *out, unsigned status, const char *pointer, const char *d
 void request_json_problem(Request *request, const JsonError *error);
 /* A store or scheduler result that no handler expects: 503 where writes are refused, else 500. */
 void request_failed(Request *request, int error);
+/*
+ * Goes on with request->slice in the next tick, whether the client is still there or not. The slice calls this again,
+ * or answers.
+ */
+void request_go_on(Request *request);
+/* Nobody may see it: it is being made, and may yet be undone. */
+bool api_batch_is_hidden(const Api *api, const Id *batch);
 /* The client is gone: the request ends, unless something durable is still to be done. */
 void request_abandon(Request *request);
 /* A query parameter, decoded: true where present. The caller frees. */
 bool request_query(const Request *request, const char *name, char **ret_value);
+/* False: a problem was sent. */
+bool request_is_json(Request *request);
 /* The body as a JSON object. NULL: a problem was sent. */
 json_object *request_json(Request *request);
 /* The task of this id, where the caller may see it. STORE_E_NOT_FOUND. */

@@ -57,6 +57,9 @@ Request *request_free(Request *q) {
         if (q->watching)
                 sched_unwatch(&q->watch);
         timer_clear(&q->timer);
+        list_unlink(&q->sliced);
+        if (q->job)
+                q->job_free(q->job);
         free(q->path);
         free(q->query);
         for (size_t i = 0; i < ELEMENTSOF(q->params); i++)
@@ -140,6 +143,8 @@ static void on_durable(StoreWait *wait, int error) {
 }
 
 void request_finish(Request *q) {
+        q->slice = NULL;
+        list_unlink(&q->sliced);
         q->waiting = true;
         store_wait(q->api->store, &q->wait, on_durable);
 }
@@ -148,6 +153,8 @@ void request_abandon(Request *q) {
         q->conn = NULL;
         if (q->waiting && q->on_durable)
                 return;         /* the commit's effect comes first */
+        if (q->slice && !q->api->closing)
+                return;         /* half of it would be worse than all */
         request_free(q);
 }
 
@@ -210,15 +217,20 @@ bool request_query(const Request *q, const char *name, char **ret_value) {
         return false;
 }
 
+bool request_is_json(Request *q) {
+        if (!q->content_type || strncasecmp(q->content_type, "application/json", 16) == 0)
+                return true;
+        request_problem(q, 415, NULL, "expected Content-Type: application/json");
+        return false;
+}
+
 json_object *request_json(Request *q) {
         JsonError e = {};
         json_object *o;
         int r;
 
-        if (q->content_type && strncasecmp(q->content_type, "application/json", 16) != 0) {
-                request_problem(q, 415, NULL, "expected Content-Type: application/json");
+        if (!request_is_json(q))
                 return NULL;
-        }
         r = json_parse(buf_size(&q->body) ? (const void *)buf_data(&q->body) : "", buf_size(&q->body), JSON_DEPTH_MAX,
                        &o, &e);
         if (r > 0) {
@@ -247,6 +259,8 @@ int request_load_task(Request *q, const Id *id, int parts, StoreTask **ret_task)
         /* Someone else's task is as good as none: its existence is not told. */
         if (q->principal.role != ROLE_ADMIN && !streq(q->principal.name, task->principal))
                 return STORE_E_NOT_FOUND;
+        if (api_batch_is_hidden(q->api, &task->batch))
+                return STORE_E_NOT_FOUND;
         *ret_task = steal_ptr(&task);
         return 0;
 }
@@ -262,6 +276,23 @@ StoreTask *request_task(Request *q, int parts) {
         else if (r)
                 request_failed(q, r);
         return task;
+}
+
+/* ---- more than a tick's work ---- */
+
+void request_go_on(Request *q) {
+        if (!list_is_linked(&q->sliced))
+                list_link_tail(&q->api->sliced, &q->sliced);
+        timer_set(&q->timer, reactor_now_us(q->api->reactor) + 1);
+}
+
+bool api_batch_is_hidden(const Api *api, const Id *batch) {
+        if (id_is_null(batch))
+                return false;
+        list_for_each_safe(i, &api->sliced)
+                if (id_equal(&container_of(i, Request, sliced)->hidden, batch))
+                        return true;
+        return false;
 }
 
 unsigned request_prefer_wait(const Request *q) {
@@ -302,7 +333,16 @@ static void wait_over(Request *q) {
 }
 
 static void on_timer(Timer *timer) {
-        wait_over(container_of(timer, Request, timer));
+        Request *q = container_of(timer, Request, timer);
+        int r;
+
+        if (!q->slice) {
+                wait_over(q);
+                return;
+        }
+        r = q->slice(q);
+        if (r)
+                request_failed(q, r);
 }
 
 static void on_watch(SchedWatch *watch, bool ended) {

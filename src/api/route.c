@@ -96,6 +96,13 @@ static void forget_authorization(Request *q) {
         free(steal_ptr(&q->authorization));
 }
 
+uint64_t route_body_max(const Request *q) {
+        const char *path = str_starts(q->path, "/v1/") ? q->path + 3 : q->path;
+
+        return q->method == API_POST && streq(path, "/batches") ? q->api->config.batch_body_max
+                                                                : q->api->config.body_max;
+}
+
 void route_identify(Request *q) {
         Principal p = {};
 

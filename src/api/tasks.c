@@ -250,7 +250,8 @@ int api_task_cancel(Request *q) {
 
 typedef struct ListContext {
         Request *request;
-        size_t n;
+        size_t n_seen;
+        size_t n;                       /* without those that are hidden */
         size_t limit;
         Id last;
         bool more;
@@ -259,11 +260,13 @@ typedef struct ListContext {
 static int append_listed(const StoreTask *task, void *userdata) {
         ListContext *c = userdata;
 
-        if (c->n == c->limit) {
+        if (c->n_seen++ == c->limit) {
                 c->more = true;
                 return 0;
         }
         c->last = task->id;
+        if (api_batch_is_hidden(c->request->api, &task->batch))
+                return 0;
         return (c->n++ ? buf_append_str(&c->request->out, ",") : 0) ?:
                task_append_json(&c->request->out, c->request->api, task, false);
 }

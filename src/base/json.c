@@ -223,6 +223,62 @@ int json_parse(const void *data, size_t n, int depth_max, json_object **ret_obje
         return 0;
 }
 
+/* From the quote at i to the byte after the closing one; n where there is none. */
+static size_t json_span_string(const char *s, size_t n, size_t i) {
+        for (i++; i < n;) {
+                const char *quote = memchr(s + i, '"', n - i);
+                size_t end = quote ? (size_t)(quote - s) : n, backslashes = 0;
+
+                while (end - backslashes > i && s[end - backslashes - 1] == '\\')
+                        backslashes++;
+                if (!quote)
+                        return n + 1;
+                i = end + 1;
+                if (backslashes % 2 == 0)
+                        return i;
+        }
+        return n + 1;
+}
+
+size_t json_span(const char *s, size_t n) {
+        size_t depth = 0, i = 0;
+
+        while (i < n) {
+                switch (s[i]) {
+                case '"':
+                        i = json_span_string(s, n, i);
+                        if (i > n)
+                                return 0;
+                        break;
+                case '{':
+                case '[':
+                        depth++;
+                        i++;
+                        break;
+                case '}':
+                case ']':
+                        if (depth == 0)
+                                return i;
+                        depth--;
+                        i++;
+                        break;
+                case ',':
+                        if (depth == 0)
+                                return i;
+                        i++;
+                        continue;
+                default:
+                        if (depth == 0 && json_is_space(s[i]))
+                                return i;
+                        i++;
+                        continue;
+                }
+                if (depth == 0)
+                        return i;
+        }
+        return depth ? 0 : i;
+}
+
 /* Records an error at a member, whose name becomes a reference token (RFC 6901 §3). */
 static bool _printf_(3, 4) json_reader_fail(JsonReader *r, const char *name, const char *format, ...) {
         char pointer[sizeof(r->error->pointer)], detail[JSON_ERROR_MAX];

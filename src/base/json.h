@@ -56,6 +56,12 @@ static inline void json_putp(json_object **o) {
  * error filled (error may be NULL), -ENOMEM. The caller puts the object.
  */
 int json_parse(const void *data, size_t n, int depth_max, json_object **ret_object, JsonError *error) _must_check_;
+/*
+ * The bytes of the value that begins at s, of which n are there: brackets and strings are followed, nothing else is
+ * looked at, so json_parse() of them has the last word. 0 where the value has no end. For documents that are too large
+ * to be a tree as a whole.
+ */
+size_t json_span(const char *s, size_t n);
 /* Records an error unless there is one already; error may be NULL. */
 void json_error_set(JsonError *error, const char *pointer, const char *format, ...) _printf_(3, 4);
 

@@ -328,6 +328,19 @@ static void test_append(void **state) {
         assert_int_equal(buf_size(&b), 24);
 }
 
+static void test_span(void **state) {
+        static const struct { const char *text; size_t n; } table[] = {
+                { "", 0 }, { "1", 1 }, { "12,3", 2 }, { "true]", 4 }, { "null }", 4 }, { "-1e5\n", 4 },
+                { "\"a\",", 3 }, { "\"a\\\"b\"]", 6 }, { "\"a\\\\\"b", 5 }, { "\"\\", 0 }, { "\"abc", 0 }, { "\"a\\\"", 0 },
+                { "{}x", 2 }, { "{\"a\":[1,{\"}\":\"]\"}]},{}", 19 }, { "[[[]]", 0 }, { "{\"a", 0 }, { ",", 0 }, { "]", 0 },
+        };
+        for (size_t i = 0; i < ELEMENTSOF(table); i++) {
+                _cleanup_free_ char *exact = strndup(table[i].text, strlen(table[i].text));
+                if (json_span(exact, strlen(exact)) != table[i].n)
+                        fail_msg("%s: %zu", table[i].text, json_span(exact, strlen(exact)));
+        }
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_valid),
@@ -340,6 +353,7 @@ int main(void) {
                 cmocka_unit_test(test_reader_many),
                 cmocka_unit_test(test_long_name),
                 cmocka_unit_test(test_pointer),
+                cmocka_unit_test(test_span),
                 cmocka_unit_test(test_append),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);

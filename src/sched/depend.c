@@ -78,6 +78,26 @@ static int depend_move(Sched *s, SchedTask *t) {
         return 0;
 }
 
+/* Blocked, and no end of it is on the way to the disk. */
+static bool depend_may_move(SchedTask *t) {
+        if (t->state != TASK_BLOCKED || t->cancel_requested || (t->extra && t->extra->next))
+                return false;
+        t->judge = t->judge || t->unsubmitted;
+        return !t->unsubmitted;
+}
+
+void depend_submitted(SchedTask *t) {
+        Sched *s = t->flow->sched;
+
+        if (!t->judge)
+                return;
+        t->judge = false;
+        if (depend_may_move(t) && depend_move(s, t)) {
+                s->depend_again = true;
+                sched_retry_later(s);
+        }
+}
+
 typedef struct IdList {
         Id *ids;
         size_t n;
@@ -139,7 +159,7 @@ void depend_ended(Sched *s, const Id *id, TaskState state, bool in_batch) {
         r = store_dependant_list(s->store, id, add_dependant, &dependants);
         for (size_t i = 0; i < dependants.n && !r; i++) {
                 SchedTask *t = task_find(s, &dependants.ids[i]);
-                if (t && t->state == TASK_BLOCKED && !t->cancel_requested && !(t->extra && t->extra->next))
+                if (t && depend_may_move(t))
                         r = depend_move(s, t);
         }
         free(dependants.ids);
@@ -190,7 +210,7 @@ int depend_recover(Sched *s) {
                 /* Those that wait are looked at when it is their turn: there may be a million. */
                 if (t->run && t->in_batch && !t->cancel_requested)
                         r = r ?: add_if_lost(s, &i->id, &losers);
-                if (t->state == TASK_BLOCKED && !t->cancel_requested && !(t->extra && t->extra->next))
+                if (depend_may_move(t))
                         r = r ?: id_list_add(&blocked, &i->id);
         }
         for (size_t i = 0; i < blocked.n && !r; i++)

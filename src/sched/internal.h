@@ -172,6 +172,8 @@ struct SchedTask {
         bool durable : 1;               /* its insert is on disk */
         bool cancel_requested : 1;
         bool in_batch : 1;
+        bool unsubmitted : 1;           /* sched_submitted() is to come: it is in no queue, and nothing moves it */
+        bool judge : 1;                 /* what its dependencies say is to be asked then */
         uint32_t n_prompt;              /* bytes, of Sched.queued_bytes */
         SchedFlow *flow;
         SchedRun *run;
@@ -410,6 +412,8 @@ int depend_judge(Sched *sched, const StoreTask *record, TaskEvent *ret_event, ch
         _must_check_;
 /* The task has ended, durably: those that waited for it go on or end, the losers of its batch are cancelled. */
 void depend_ended(Sched *sched, const Id *id, TaskState state, bool in_batch);
+/* It may be moved now: what was put off while it was not yet submitted. */
+void depend_submitted(SchedTask *task);
 /* True where another of its set has succeeded already. */
 int depend_is_lost(Sched *sched, const StoreTask *record, bool *ret_lost) _must_check_;
 /* Of all blocked tasks and all that run, after a restart. */

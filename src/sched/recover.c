@@ -149,10 +149,22 @@ static int on_gate(const StoreGate *gate, void *userdata) {
         return error_trace(sched_set_str(&account->reason, gate->reason));
 }
 
+/* A batch that the last router had not finished was never acknowledged: there is none. */
+static int recover_batches(Sched *s) {
+        size_t n = 0;
+        int r;
+
+        r = store_batch_discard_unfinished(s->store, &n);
+        if (n)
+                log_info("undid %zu batches that the last router had not finished", n);
+        return error_fold(r);
+}
+
 int sched_recover(Sched *s) {
         int r;
 
-        r = recover_tasks(s);
+        r = recover_batches(s);
+        r = r ?: recover_tasks(s);
         r = r ?: limit_count_bytes(s, &s->config);
         r = r ?: recover_orphan_attempts(s);
         r = r ?: store_attempt_list_open(s->store, collect_attempt, s);

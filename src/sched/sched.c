@@ -178,8 +178,8 @@ static void on_deadline(Timer *timer) {
                         sched_arm(timer, extra->deadline_us);
                         return;
                 }
-                /* It runs, or its end is on the way to the disk. */
-                if (!task_is_waiting(t) || extra->next) {
+                /* It runs, or its end is on the way to the disk, or sched_submitted() puts it back. */
+                if (!task_is_waiting(t) || extra->next || t->unsubmitted) {
                         heap_remove(&s->deadlines, top);
                         continue;
                 }

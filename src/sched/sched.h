@@ -165,6 +165,17 @@ int sched_submit(Sched *sched, StoreTask *task, const SchedRequest *request, Sch
                  char ret_detail[static SCHED_DETAIL_MAX]) _must_check_;
 void sched_submitted(SchedTask *task, bool kept);
 /*
+ * The same by id, for tasks whose sched_submitted() comes some ticks later: somebody may have cancelled it meanwhile.
+ * No-op where it is not live.
+ */
+void sched_submitted_id(Sched *sched, const Id *id, bool kept);
+/*
+ * What sched_submit() would answer but for the store, of a task before which n_before others of the same submission
+ * are to come. Fills task->agent and candidates.
+ */
+int sched_check(Sched *sched, StoreTask *task, const SchedRequest *request, uint64_t n_before,
+                char ret_detail[static SCHED_DETAIL_MAX]) _must_check_;
+/*
  * In the caller's begin/end too. A waiting task is cancelled by the write; a running one is killed when it is durable.
  */
 int sched_cancel(Sched *sched, const Id *id) _must_check_;
@@ -174,6 +185,8 @@ int sched_cancel(Sched *sched, const Id *id) _must_check_;
  */
 int sched_requeue(Sched *sched, const Id *id, SchedTask **ret_task, char ret_detail[static SCHED_DETAIL_MAX])
         _must_check_;
+/* The same of one among others: those that it comes after may be queued anew later, before sched_submitted_id(). */
+int sched_requeue_among(Sched *sched, const Id *id, char ret_detail[static SCHED_DETAIL_MAX]) _must_check_;
 /* False where the task is not live (it has ended, or never was). */
 bool sched_watch(Sched *sched, const Id *id, SchedWatch *watch);
 /* Told of every event written, of any task; what the watch then reads may not be durable yet: store_wait(). */

@@ -4,6 +4,7 @@ static const uint8_t transitions[_TASK_STATE_N][_TASK_EVENT_N] = {
         [TASK_QUEUED] = {
                 [TASK_EVENT_PICK] = TASK_RUNNING,
                 [TASK_EVENT_DELAY] = TASK_DELAYED,
+                [TASK_EVENT_BLOCK] = TASK_BLOCKED,      /* queued anew, and what it depends on, too */
                 [TASK_EVENT_FAIL] = TASK_FAILED,        /* e.g. its agent is no longer configured */
                 [TASK_EVENT_CANCEL] = TASK_CANCELLED,
                 [TASK_EVENT_EXPIRE] = TASK_EXPIRED,

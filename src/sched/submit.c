@@ -116,7 +116,8 @@ static int choose(Sched *s, StoreTask *task, const char *const *capabilities, ui
 
 /* ---- submit ---- */
 
-static int admit(Sched *s, const StoreTask *task, char ret_detail[static SCHED_DETAIL_MAX]) {
+/* n_before: tasks of the same submission that are not yet counted, of whatever group. */
+static int admit(Sched *s, const StoreTask *task, uint64_t n_before, char ret_detail[static SCHED_DETAIL_MAX]) {
         const struct { SchedLimitKind kind; const char *name; int error; } limits[] = {
                 { SCHED_GLOBAL, "", SCHED_E_FULL },
                 { SCHED_PRINCIPAL, task->principal, SCHED_E_QUOTA },
@@ -138,14 +139,21 @@ static int admit(Sched *s, const StoreTask *task, char ret_detail[static SCHED_D
                             s->limits[SCHED_GROUP].n >= SCHED_GROUPS_MAX)
                                 return refuse(ret_detail, SCHED_E_QUOTA, "there are %d groups with tasks already, the most "
                                               "that is allowed", SCHED_GROUPS_MAX);
+                        max = s->config.queued_per_principal_max;
+                        if (limits[i].kind == SCHED_PRINCIPAL && max && n_before >= max)
+                                return refuse(ret_detail, limits[i].error, "this caller may have %llu tasks that wait or "
+                                              "run", (unsigned long long)max);
                         continue;
                 }
                 max = limit_queued_max(l);
                 n = l == s->global ? s->tasks.n : l->n_live;
-                if (n < max)
+                if (n + (l->kind == SCHED_GROUP ? 0 : n_before) < max)
                         continue;
                 if (l == s->global)
                         return refuse(ret_detail, limits[i].error, "the queue is full (%zu tasks wait or run)", s->tasks.n);
+                if (n < max)
+                        return refuse(ret_detail, limits[i].error, "this caller has %llu tasks that wait or run, and may "
+                                      "have %llu", (unsigned long long)n, (unsigned long long)max);
                 return refuse(ret_detail, limits[i].error, "%s%s%s already has %llu tasks that wait or run",
                               l->kind == SCHED_GROUP ? "group '" : "this caller", l->kind == SCHED_GROUP ? l->name : "",
                               l->kind == SCHED_GROUP ? "'" : "", (unsigned long long)max);
@@ -191,6 +199,29 @@ static int insert(Sched *s, StoreTask *task, const SchedRequest *request, char r
         return from_store(s, r, ret_detail);
 }
 
+static int check(Sched *s, StoreTask *task, const SchedRequest *request, uint64_t n_before, uint64_t *ret_agents,
+                 char ret_detail[static SCHED_DETAIL_MAX]) {
+        int r;
+
+        if (task->deadline_us && task->deadline_us <= MAX(clock_realtime_us(), task->not_before_us))
+                return refuse(ret_detail, SCHED_E_INVALID, "deadline: it has passed, or lies before not_before");
+        if (request->n_after > SCHED_DEPENDENCIES_MAX)
+                return refuse(ret_detail, SCHED_E_INVALID, "after: expected at most %d tasks", SCHED_DEPENDENCIES_MAX);
+        if (!prompt_check(task->prompt, task->n_prompt, request->after, request->n_after, ret_detail))
+                return SCHED_E_INVALID;
+        r = configure_group(s, task);
+        r = r ?: admit(s, task, n_before, ret_detail);
+        r = r ?: resource_check(s, task, ret_detail);
+        return r ?: choose(s, task, request->capabilities, ret_agents, ret_detail);
+}
+
+int sched_check(Sched *s, StoreTask *task, const SchedRequest *request, uint64_t n_before,
+                char ret_detail[static SCHED_DETAIL_MAX]) {
+        uint64_t agents;
+
+        return check(s, task, request, n_before, &agents, ret_detail);
+}
+
 int sched_submit(Sched *s, StoreTask *task, const SchedRequest *request, SchedTask **ret_task,
                  char ret_detail[static SCHED_DETAIL_MAX]) {
         static const SchedRequest nothing = {};
@@ -199,16 +230,7 @@ int sched_submit(Sched *s, StoreTask *task, const SchedRequest *request, SchedTa
         int r;
 
         request = request ?: &nothing;
-        if (task->deadline_us && task->deadline_us <= MAX(clock_realtime_us(), task->not_before_us))
-                return refuse(ret_detail, SCHED_E_INVALID, "deadline: it has passed, or lies before not_before");
-        if (request->n_after > SCHED_DEPENDENCIES_MAX)
-                return refuse(ret_detail, SCHED_E_INVALID, "after: expected at most %d tasks", SCHED_DEPENDENCIES_MAX);
-        if (!prompt_check(task->prompt, task->n_prompt, request->after, request->n_after, ret_detail))
-                return SCHED_E_INVALID;
-        r = configure_group(s, task);
-        r = r ?: admit(s, task, ret_detail);
-        r = r ?: resource_check(s, task, ret_detail);
-        r = r ?: choose(s, task, request->capabilities, &agents, ret_detail);
+        r = check(s, task, request, 0, &agents, ret_detail);
         if (r)
                 return r;
         task->timeout_us = task->timeout_us ?: s->config.timeout_us;
@@ -225,8 +247,19 @@ int sched_submit(Sched *s, StoreTask *task, const SchedRequest *request, SchedTa
         r = task_new(s, task, agents, &t);
         if (r)
                 return error_trace(r);
+        t->unsubmitted = true;
         *ret_task = t;
         return 0;
+}
+
+/* A deadline that passed while it was not yet submitted. */
+static void put_back_deadline(Sched *s, SchedTask *t) {
+        if (!t->extra || !t->extra->deadline_us || heap_contains(&t->extra->deadline))
+                return;
+        if (heap_push(&s->deadlines, &t->extra->deadline))
+                log_error("no memory for a task's deadline: it expires after a restart");
+        else
+                sched_arm(&s->deadline_timer, t->extra->deadline_us);
 }
 
 void sched_submitted(SchedTask *t, bool kept) {
@@ -239,12 +272,22 @@ void sched_submitted(SchedTask *t, bool kept) {
                 task_free(t);
                 return;
         }
+        t->unsubmitted = false;
+        put_back_deadline(s, t);
         sched_settle(t, t->state, t->due_us);
+        depend_submitted(t);
         /*
          * At once rather than in the Defer, which runs after the commit: with a free slot, task and attempt share one
          * sync.
          */
         sched_pump(s);
+}
+
+void sched_submitted_id(Sched *s, const Id *id, bool kept) {
+        SchedTask *t = task_find(s, id);
+
+        if (t && t->unsubmitted && !(kept && t->cancel_requested))
+                sched_submitted(t, kept);
 }
 
 /* ---- cancel ---- */
@@ -284,8 +327,9 @@ int sched_cancel(Sched *s, const Id *id) {
 
 /* ---- once more ---- */
 
-int sched_requeue(Sched *s, const Id *id, SchedTask **ret_task, char ret_detail[static SCHED_DETAIL_MAX]) {
+static int requeue(Sched *s, const Id *id, bool among, SchedTask **ret_task, char ret_detail[static SCHED_DETAIL_MAX]) {
         _cleanup_(store_task_freep) StoreTask *record = NULL;
+        TaskEvent event;
         uint64_t agents;
         int r;
 
@@ -304,7 +348,7 @@ int sched_requeue(Sched *s, const Id *id, SchedTask **ret_task, char ret_detail[
         r = s->config.queued_bytes_max ? store_task_prompt_size(s->store, id, &record->n_prompt) : 0;
         if (r)
                 return error_fold(r);
-        r = admit(s, record, ret_detail);
+        r = admit(s, record, 0, ret_detail);
         if (r)
                 return r;
         agents = recover_agents(s, record);
@@ -313,6 +357,28 @@ int sched_requeue(Sched *s, const Id *id, SchedTask **ret_task, char ret_detail[
         record->cancel_requested = false;
         record->not_before_us = record->deadline_us = record->finished_us = 0;
         record->max_attempts = record->n_attempts + s->config.max_attempts;
-        r = from_store(s, sched_write_state(s, record, TASK_EVENT_RETRY, NULL, NULL), ret_detail);
-        return r ?: error_trace(task_new(s, record, agents, ret_task));
+        r = depend_judge(s, record, &event, ret_detail);
+        if (!r && event == TASK_EVENT_CANCEL && !among)
+                return SCHED_E_INVALID;
+        r = r ?: sched_write_state(s, record, TASK_EVENT_RETRY, NULL, NULL);
+        if (!r && event != TASK_EVENT_DUE)
+                r = sched_write_state(s, record, TASK_EVENT_BLOCK, NULL, NULL);
+        if (r)
+                return from_store(s, r, ret_detail);
+        r = task_new(s, record, agents, ret_task);
+        if (r)
+                return error_trace(r);
+        (*ret_task)->unsubmitted = true;
+        (*ret_task)->judge = event != TASK_EVENT_DUE;
+        return 0;
+}
+
+int sched_requeue(Sched *s, const Id *id, SchedTask **ret_task, char ret_detail[static SCHED_DETAIL_MAX]) {
+        return requeue(s, id, false, ret_task, ret_detail);
+}
+
+int sched_requeue_among(Sched *s, const Id *id, char ret_detail[static SCHED_DETAIL_MAX]) {
+        SchedTask *t;
+
+        return requeue(s, id, true, &t, ret_detail);
 }

@@ -9,7 +9,7 @@
 #include "store/internal.h"
 
 #define BATCH_COLUMNS                                                                                           \
-        "id, principal, metadata, n_tasks, selection, cancel_requested, max_tokens, max_cost_microusd, created_us"
+        "id, principal, metadata, n_tasks, selection, cancel_requested, refuse_all, max_tokens, max_cost_microusd, created_us"
 
 StoreBatch *store_batch_free(StoreBatch *batch) {
         if (!batch)
@@ -145,7 +145,7 @@ int store_batch_insert(Store *store, const StoreBatch *batch) {
         r = store_check_insert(store);
         if (!r)
                 r = stmt_get(&stmt, store, STMT_BATCH_INSERT,
-                             "INSERT INTO batches (" BATCH_COLUMNS ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)");
+                             "INSERT INTO batches (" BATCH_COLUMNS ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
         if (r)
                 return r;
         stmt_bind_id(&stmt, &batch->id);
@@ -154,6 +154,7 @@ int store_batch_insert(Store *store, const StoreBatch *batch) {
         stmt_bind_u64(&stmt, batch->n_tasks);
         stmt_bind_i64(&stmt, batch->select);
         stmt_bind_i64(&stmt, batch->cancel_requested);
+        stmt_bind_i64(&stmt, batch->refuse_all);
         stmt_bind_u64(&stmt, batch->max_tokens);
         stmt_bind_u64(&stmt, batch->max_cost_microusd);
         stmt_bind_u64(&stmt, batch->created_us);
@@ -183,6 +184,89 @@ int store_batch_update(Store *store, const StoreBatch *batch) {
         return stmt_changes(&stmt) == 1 ? 0 : STORE_E_NOT_FOUND;
 }
 
+static int batch_is_unfinished(Store *store, const Id *id) {
+        _cleanup_(store_batch_freep) StoreBatch *batch = NULL;
+        int r = store_batch_load(store, id, &batch);
+
+        if (r)
+                return r;
+        return batch->n_tasks ? STORE_E_CONFLICT : 0;
+}
+
+int store_batch_discard(Store *store, const Id *id, size_t limit, bool *ret_done) {
+        _cleanup_(stmt_put) Stmt tasks = STMT_NULL, batch = STMT_NULL;
+        size_t n = 0;
+        int r;
+
+        r = store_check_write(store);
+        if (!r)
+                r = batch_is_unfinished(store, id);
+        if (!r)
+                r = stmt_get(&tasks, store, STMT_UNCACHED,
+                             "DELETE FROM tasks WHERE n IN (SELECT n FROM tasks WHERE batch = ? LIMIT ?) "
+                             "RETURNING state");
+        if (r)
+                return r;
+        stmt_bind_id(&tasks, id);
+        stmt_bind_u64(&tasks, limit);
+        for (;; n++) {
+                bool row;
+
+                r = stmt_step(&tasks, &row);
+                if (r)
+                        return r;
+                if (!row)
+                        break;
+                store_count_state(store, (TaskState)stmt_i64(&tasks), -1);
+        }
+        if (n < limit) {
+                r = stmt_get(&batch, store, STMT_UNCACHED, "DELETE FROM batches WHERE id = ?");
+                if (r)
+                        return r;
+                stmt_bind_id(&batch, id);
+                r = stmt_run(&batch);
+        }
+        if (!r)
+                *ret_done = n < limit;
+        return r;
+}
+
+/* One of them; *ret_found false: there is none. */
+static int batch_find_unfinished(Store *store, Id *ret_id, bool *ret_found) {
+        _cleanup_(stmt_put) Stmt stmt = STMT_NULL;
+        int r;
+
+        r = stmt_get(&stmt, store, STMT_UNCACHED, "SELECT id FROM batches WHERE n_tasks = 0 LIMIT 1");
+        if (!r)
+                r = stmt_step(&stmt, ret_found);
+        if (!r && *ret_found)
+                *ret_id = stmt_id(&stmt);
+        return r;
+}
+
+int store_batch_discard_unfinished(Store *store, size_t *ret_n) {
+        for (size_t n = 0;; n++) {
+                bool found, done;
+                Id id;
+                int r, e;
+
+                r = batch_find_unfinished(store, &id, &found);
+                if (r)
+                        return r;
+                if (!found) {
+                        *ret_n = n;
+                        return 0;
+                }
+                r = store_begin(store);
+                if (r)
+                        return r;
+                r = store_batch_discard(store, &id, SIZE_MAX, &done);
+                e = store_end(store, r == 0);
+                if (r || e)
+                        return r ? r : e;
+        }
+}
+
 static int batch_read(Stmt *stmt, StoreBatch **ret_batch) {
         _cleanup_(store_batch_freep) StoreBatch *b = calloc(1, sizeof(*b));
 
@@ -194,6 +278,7 @@ static int batch_read(Stmt *stmt, StoreBatch **ret_batch) {
         b->n_tasks = stmt_u32(stmt);
         b->select = (StoreSelect)stmt_i64(stmt);
         b->cancel_requested = stmt_i64(stmt);
+        b->refuse_all = stmt_i64(stmt);
         b->max_tokens = stmt_u64(stmt);
         b->max_cost_microusd = stmt_u64(stmt);
         b->created_us = stmt_u64(stmt);

@@ -238,6 +238,7 @@ struct StoreBatch {
         uint32_t n_tasks;
         StoreSelect select;
         bool cancel_requested;
+        bool refuse_all;                /* where a policy denies one of its tasks, it denies all */
         uint64_t max_tokens;            /* of all its tasks together; 0: no limit */
         uint64_t max_cost_microusd;     /* 0: no limit */
         uint64_t created_us;            /* realtime */
@@ -376,6 +377,13 @@ int store_batch_insert(Store *store, const StoreBatch *batch) _must_check_;
 /* Writes metadata, n_tasks, cancel_requested and the limits. */
 int store_batch_update(Store *store, const StoreBatch *batch) _must_check_;
 int store_batch_load(Store *store, const Id *id, StoreBatch **ret_batch) _must_check_;
+/*
+ * Undoes a batch whose making was not finished, which n_tasks = 0 says: at most limit of its tasks with all that is
+ * theirs, and after the last one the batch. STORE_E_CONFLICT where it is finished.
+ */
+int store_batch_discard(Store *store, const Id *id, size_t limit, bool *ret_done) _must_check_;
+/* All such batches, at a start; *ret_n: how many there were. Has a begin/end of its own for each. */
+int store_batch_discard_unfinished(Store *store, size_t *ret_n) _must_check_;
 typedef int (*StoreBatchFn)(const StoreBatch *batch, void *userdata);
 /* Newest first; principal NULL: anybody's; before NULL or null: from the newest, else only ids smaller than it. */
 int store_batch_list(Store *store, const char *principal, const Id *before, size_t limit, StoreBatchFn fn,
