@@ -568,9 +568,13 @@ void run_commit(SchedRun *run) {
 static void on_wait(StoreWait *wait, int error) {
         SchedRun *run = container_of(wait, SchedRun, wait);
 
-        run->waiting = false;
+        /*
+         * The store has failed: until a restart nothing is spawned, acknowledged or ended, for none of it is durable.
+         * So it goes on waiting, as far as anybody asks.
+         */
         if (error)
-                return;         /* the store has failed: nothing is acknowledged, nothing ends, until a restart */
+                return;
+        run->waiting = false;
         if (run->phase == RUN_COMMITTING) {
                 sched_notify(run->task, false);
                 run_spawn(run);

@@ -24,6 +24,9 @@ void sched_pump(Sched *s) {
         }
         sched_look(s);
         for (unsigned n = 0; !s->stopping && s->client && launcher_client_is_ready(s->client); n++) {
+                /* The store is tried again in a second, and not before: a try that fails kicks the pump anew. */
+                if (timer_is_set(&s->retry_timer))
+                        break;
                 if (n == PUMP_MAX) {
                         sched_kick(s);
                         break;

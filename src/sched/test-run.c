@@ -20,8 +20,13 @@ int __wrap_store_task_update(Store *store, const StoreTask *task);
 static unsigned full_percent;
 static uint64_t full_random;
 
+static unsigned n_refused;
+
 static bool store_is_full(void) {
-        return full_percent && ring_sim_random(&full_random, 100) < full_percent;
+        bool full = full_percent && ring_sim_random(&full_random, 100) < full_percent;
+
+        n_refused += full;
+        return full;
 }
 
 int __wrap_store_event_append(Store *store, const Id *task_id, const StoreEvent *event, uint64_t *ret_seq) {
@@ -688,6 +693,52 @@ static void test_full(void **state) {
         }
 }
 
+/* A start that the full store refuses is tried again in a second, not at once. */
+static void test_full_start(void **state) {
+        World w;
+        Id id;
+
+        world_init(&w, 12);
+        w.launcher.down = true;
+        fake_hang_up(&w.launcher);
+        id = world_submit(&w, &(TaskSpec){ .agent = "text" });
+        world_pass(&w, USEC_PER_SEC);
+        full_percent = 100;
+        n_refused = 0;
+        w.launcher.down = false;
+        world_pass(&w, 10 * USEC_PER_SEC);
+        assert_in_range(n_refused, 4, 12);
+        full_percent = 0;
+        fake_exit(world_spawned(&w, 0), LAUNCH_HOW_EXITED, 0);
+        world_finish(&w, &id);
+        world_deinit(&w);
+}
+
+/* A commit that fails: what it held is not begun, whatever else happens until the router is started anew. */
+static void test_failed_commit(void **state) {
+        World w;
+
+        for (unsigned i = 0; i < 3; i++) {
+                world_init(&w, 13 + i);
+                w.launcher.down = true;
+                fake_hang_up(&w.launcher);
+                world_submit(&w, &(TaskSpec){ .agent = "text" });
+                world_pass(&w, USEC_PER_SEC);
+                world_stop(&w);
+                ring_sim_configure(&(RingSimOptions){ .seed = 13 + i, .sync_error_percent = 100 });
+                w.launcher.down = false;
+                world_start(&w);
+                world_run_until(&w, store_failure(w.store));
+                if (i == 1)
+                        fake_hang_up(&w.launcher);
+                if (i == 2)
+                        sched_retry_later(w.sched);
+                world_pass(&w, 60 * USEC_PER_SEC);
+                assert_int_equal(w.launcher.n, 0);
+                world_deinit(&w);
+        }
+}
+
 /* A spawn that failed while the store was full is no loss. */
 static void test_full_spawn_failed(void **state) {
         World w;
@@ -874,7 +925,9 @@ int main(void) {
                 cmocka_unit_test(test_launcher_lost),
                 cmocka_unit_test(test_crash_every_step),
                 cmocka_unit_test(test_full),
+                cmocka_unit_test(test_full_start),
                 cmocka_unit_test(test_full_spawn_failed),
+                cmocka_unit_test(test_failed_commit),
                 cmocka_unit_test_teardown(test_random, tell_seed),
         };
         return cmocka_run_group_tests_name("sched-run", tests, NULL, NULL);
