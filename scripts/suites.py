@@ -20,7 +20,7 @@ SANITIZERS = 'address,undefined'
 BESIDE = 'vm'
 # Build directory below build/: environment, meson options, the suites that run there (all compile without a warning).
 BUILDS = {
-    'gcc': ({'CC': 'gcc'}, [], ['tidy', 'unit', 'fuzz', 'integration', 'e2e', 'vm']),
+    'gcc': ({'CC': 'gcc'}, [], ['tidy', 'unit', 'sim', 'fuzz', 'integration', 'e2e', 'vm']),
     'clang': ({'CC': 'clang'}, [], ['unit']),
     'asan': ({'CC': 'gcc'}, [f'-Db_sanitize={SANITIZERS}'], ['unit', 'integration']),
 }

@@ -71,6 +71,7 @@ typedef struct World {
         char detail[SCHED_DETAIL_MAX];
         uint64_t monotonic_us, realtime_us;     /* when it was stopped: the time goes on from there */
         void (*poll)(struct World *w);  /* the test's own part of a step */
+        void (*opened)(struct World *w);        /* the store is open, and the scheduler not yet there */
         void *userdata;
 } World;
 
@@ -444,6 +445,8 @@ static inline void world_start(World *w) {
         assert_int_equal(reactor_enable(w->reactor), 0);
         if (store_open(&w->store, w->reactor, w->dir, test_key, refused))
                 fail_msg("%s", refused);
+        if (w->opened)
+                w->opened(w);
         assert_int_equal(metrics_new(&w->metrics), 0);
         assert_int_equal(sched_new(&w->sched, w->reactor, w->store, w->metrics, &w->config), 0);
         for (size_t i = 0; w->manifests[i]; i++)
@@ -559,10 +562,8 @@ typedef struct TaskSpec {
         uint64_t max_tokens;
 } TaskSpec;
 
-static inline int world_try_submit(World *w, const TaskSpec *spec, Id *ret_id) {
+static inline StoreTask *world_task(const TaskSpec *spec) {
         StoreTask *task = calloc(1, sizeof(*task));
-        SchedTask *t = NULL;
-        int r, e;
 
         task->id = test_id();
         task->principal = strdup(spec->principal ?: "uid:1");
@@ -585,6 +586,14 @@ static inline int world_try_submit(World *w, const TaskSpec *spec, Id *ret_id) {
         task->cpus_milli = spec->cpus_milli;
         task->memory = spec->memory;
         task->max_tokens = spec->max_tokens;
+        return task;
+}
+
+static inline int world_try_submit(World *w, const TaskSpec *spec, Id *ret_id) {
+        StoreTask *task = world_task(spec);
+        SchedTask *t = NULL;
+        int r, e;
+
         *ret_id = task->id;
         r = store_begin(w->store);
         if (!r) {
