@@ -219,6 +219,12 @@ int run_start(SchedTask *task, SchedAgent *agent) {
         r = store_task_load(s->store, &task->node.id, STORE_TASK_PROMPT, &record);
         if (r)
                 return r;
+        /* The timer may come late, where the clock has jumped or the disk is full. */
+        if (record->deadline_us && !record->started_us && record->deadline_us <= clock_realtime_us()) {
+                r = run_refuse(task, record, TASK_EVENT_EXPIRE, "deadline", "its deadline passed before it could run");
+                store_task_free(record);
+                return r;
+        }
         r = depend_is_lost(s, record, &lost);
         if (r || lost) {
                 r = r ?: run_refuse(task, record, TASK_EVENT_CANCEL, "lost", "another of its set has succeeded");

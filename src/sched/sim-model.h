@@ -18,8 +18,6 @@
 #define SIM_DEPENDENCIES_MAX 3
 #define SIM_LOG_LINES 60
 #define SIM_LOG_WIDTH 160
-/* How soon the scheduler looks at a clock that has jumped. */
-#define SIM_CLOCK_SLACK_US (SCHED_CLOCK_CHECK_US + USEC_PER_SEC)
 
 typedef struct SimTask {
         Id id;
@@ -59,7 +57,6 @@ typedef struct Sim {
         unsigned full_percent;
         bool sync_fails;
         bool was_set_back;              /* the clock: what was due need not be any more */
-        uint64_t jumped_us;             /* monotonic: when it last did */
         unsigned step;
         struct { SimTask *t; bool open, succeeded; const char *agent; } pending[256];    /* of the request under way */
         size_t n_pending;
@@ -174,9 +171,7 @@ static void sim_check_start(const StoreAttempt *attempt) {
                 fail_msg("task %u starts after its cancel was acknowledged", t->n);
         if (record->not_before_us > clock_realtime_us() && !sim->was_set_back)
                 fail_msg("task %u starts before its time", t->n);
-        if (t->deadline_us && !record->started_us && !t->again &&
-            clock_realtime_us() > t->deadline_us + USEC_PER_SEC &&
-            clock_monotonic_us() > sim->jumped_us + SIM_CLOCK_SLACK_US)
+        if (t->deadline_us && !record->started_us && !t->again && clock_realtime_us() >= t->deadline_us)
                 fail_msg("task %u starts after its deadline", t->n);
         sim_check_limit("global", "", sim->w.config.running_max);
         sim_check_limit("agent", t->agent, streq(t->agent, "text") ? 3 : 100);

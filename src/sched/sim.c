@@ -89,7 +89,7 @@ static void await(SimVerb verb, uint64_t tasks) {
 /* Why a request may be refused. */
 static void assert_refusal(int r) {
         if (r != SCHED_E_UNAVAILABLE && r != STORE_E_FULL && r != STORE_E_FAILED && r != SCHED_E_FINAL &&
-            r != SCHED_E_NOT_FINAL)
+            r != SCHED_E_NOT_FINAL && r != SCHED_E_INVALID)
                 fail_msg("a request failed with %d: %s", r, sim.w.detail);
 }
 
@@ -343,7 +343,6 @@ static void jump(void) {
         sim_log("the clock jumps %s by %" PRIu64 " s", back ? "back" : "on", by_us / USEC_PER_SEC);
         shared->n_jumps++;
         sim.was_set_back |= back;
-        sim.jumped_us = clock_monotonic_us();
         clock_freeze(clock_monotonic_us(), back ? now_us - by_us : now_us + by_us);
 }
 

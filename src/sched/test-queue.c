@@ -196,6 +196,22 @@ static void test_drain(void **state) {
         world_deinit(&w);
 }
 
+/* A clock that jumps past a deadline: the timer comes later than the slot does. */
+static void test_deadline_and_jump(void **state) {
+        World w;
+        Id id;
+
+        world_one_slot(&w, 9);
+        id = world_submit(&w, &(TaskSpec){ .agent = "json", .deadline_us = 3600 * USEC_PER_SEC });
+        world_pass(&w, USEC_PER_SEC);
+        clock_freeze(clock_monotonic_us(), clock_realtime_us() + 3600 * USEC_PER_SEC);
+        w.launcher.down = false;
+        world_finish(&w, &id);
+        assert_int_equal(world_state(&w, &id), TASK_EXPIRED);
+        assert_int_equal(w.launcher.n, 0);
+        world_deinit(&w);
+}
+
 static void test_principal_limit(void **state) {
         World w;
 
@@ -758,6 +774,7 @@ int main(void) {
                 cmocka_unit_test(test_drain),
                 cmocka_unit_test(test_principal_limit),
                 cmocka_unit_test(test_deadline),
+                cmocka_unit_test(test_deadline_and_jump),
                 cmocka_unit_test(test_gate),
                 cmocka_unit_test(test_breaker),
                 cmocka_unit_test(test_fallback),
