@@ -17,6 +17,7 @@
 #include "proto/sse.h"
 
 #define EVENTS_CHUNK            64              /* events read at once, or fewer that come to EVENTS_QUEUED_MAX bytes */
+#define EVENTS_HIDDEN           1001            /* nor that: from here on they may yet be undone */
 #define EVENTS_FULL             1000            /* no store result: the chunk is large enough */
 #define EVENTS_QUEUED_MAX       KIB(64)         /* not pulled while more than this waits to be sent */
 #define EVENTS_HELD_RETRY_S     5               /* Retry-After where the caller has too many streams */
@@ -110,6 +111,8 @@ static int on_task_event(const StoreEvent *event, void *userdata) {
 static int on_any_event(uint64_t n, const Id *task, const StoreEvent *event, void *userdata) {
         ChunkContext *c = userdata;
 
+        if (n > api_events_max(c->stream->api))
+                return EVENTS_HIDDEN;
         c->stream->after = n;
         return append_event(c->stream, n, task, event);
 }
@@ -170,6 +173,10 @@ static int read_all(EventStream *s) {
 
         r = store_event_list_all(s->api->store, before, *s->principal ? s->principal : NULL, EVENTS_CHUNK, on_any_event,
                                  &c, &after);
+        if (r == EVENTS_HIDDEN) {
+                s->more = false;        /* the batch's tasks wake it when they are queued */
+                return 0;
+        }
         if (r)
                 return r;
         s->after = after;

@@ -162,8 +162,12 @@ void request_failed(Request *request, int error);
  * or answers.
  */
 void request_go_on(Request *request);
-/* Nobody may see it: it is being made, and may yet be undone. */
+/* Nobody sees this batch while the request goes on, until request->hidden is cleared. */
+void request_hide(Request *request, const Id *batch);
+/* It is being made, and may yet be undone. */
 bool api_batch_is_hidden(const Api *api, const Id *batch);
+/* Events up to this number are here to stay: those of a batch that is being made are not told yet. */
+uint64_t api_events_max(const Api *api);
 /* The client is gone: the request ends, unless something durable is still to be done. */
 void request_abandon(Request *request);
 /* A query parameter, decoded: true where present. The caller frees. */
@@ -209,11 +213,19 @@ EventStream *events_free(EventStream *events);
 /* {"seq":…,"at":…,"attempt":…,"type":…,"data":…[,"raw":…]} */
 int event_append_json(Buf *out, const StoreEvent *event, bool with_raw) _must_check_;
 
-/* ---- tasks.c, keys.c, admin.c ---- */
+/* ---- tasks.c, batches.c, batch-submit.c, many.c, keys.c, admin.c ---- */
 int api_task_post(Request *request);
 int api_task_get(Request *request);
 int api_task_list(Request *request);
 int api_task_cancel(Request *request);
+int api_task_retry(Request *request);
+int api_tasks_cancel(Request *request);
+int api_batch_post(Request *request);
+int api_batch_list(Request *request);
+int api_batch_get(Request *request);
+int api_batch_tasks(Request *request);
+int api_batch_cancel(Request *request);
+int api_batch_retry(Request *request);
 int api_key_post(Request *request);
 int api_key_list(Request *request);
 int api_key_delete(Request *request);

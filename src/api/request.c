@@ -286,6 +286,12 @@ void request_go_on(Request *q) {
         timer_set(&q->timer, reactor_now_us(q->api->reactor) + 1);
 }
 
+void request_hide(Request *q, const Id *batch) {
+        q->hidden = *batch;
+        if (!list_is_linked(&q->sliced))
+                list_link_tail(&q->api->sliced, &q->sliced);
+}
+
 bool api_batch_is_hidden(const Api *api, const Id *batch) {
         if (id_is_null(batch))
                 return false;
@@ -293,6 +299,17 @@ bool api_batch_is_hidden(const Api *api, const Id *batch) {
                 if (id_equal(&container_of(i, Request, sliced)->hidden, batch))
                         return true;
         return false;
+}
+
+uint64_t api_events_max(const Api *api) {
+        uint64_t n = UINT64_MAX;
+
+        list_for_each_safe(i, &api->sliced) {
+                const Request *q = container_of(i, Request, sliced);
+                if (!id_is_null(&q->hidden))
+                        n = MIN(n, q->hidden_since);
+        }
+        return n;
 }
 
 unsigned request_prefer_wait(const Request *q) {

@@ -204,6 +204,38 @@ static void read_after(Reading *r, JsonReader *rd) {
         }
 }
 
+/* Several agents with the same task, which makes a batch of it. */
+static void read_agents(Reading *r, JsonReader *rd, const char *agent) {
+        Submit *s = r->submit;
+        json_object *agents;
+        const char *select = NULL;
+        char at[64];
+
+        agents = read_names(r, rd, "agents", TASK_AGENTS_MAX, s->agents);
+        s->n_agents = agents ? json_object_array_length(agents) : 0;
+        (void)json_get_string(rd, "select", 0, 1, TASK_NAME_MAX, &select, NULL);
+        if (!agents) {
+                if (select)
+                        reading_fail(r, "/select", "expected together with agents");
+                return;
+        }
+        if (r->n_tasks)
+                reading_fail(r, "/agents", "not in a batch: give each agent a task of its own");
+        if (!s->n_agents)
+                reading_fail(r, "/agents", "expected at least one agent");
+        if (agent)
+                reading_fail(r, "/agents", "expected agent or agents, not both");
+        for (size_t i = 0; i < s->n_agents; i++)
+                for (size_t j = 0; j < i; j++)
+                        if (streq(s->agents[i], s->agents[j])) {
+                                snprintf(at, sizeof(at), "/agents/%zu", i);
+                                reading_fail(r, at, "'%s' is named twice", s->agents[i]);
+                        }
+        s->select = select && streq(select, "first") ? STORE_SELECT_FIRST : STORE_SELECT_ALL;
+        if (select && !streq(select, "first") && !streq(select, "all"))
+                reading_fail(r, "/select", "expected \"all\" or \"first\"");
+}
+
 /* ---- the task ---- */
 
 static int append_member(Buf *b, const char *name, json_object *o, const char *otherwise) {
@@ -253,6 +285,7 @@ int submit_read(Request *q, json_object *document, const char *pointer, size_t n
         read_resources(&reading, &rd);
         submit_read_budget(&rd, &t->max_tokens, &t->max_cost_microusd);
         read_after(&reading, &rd);
+        read_agents(&reading, &rd, agent);
         if (!json_reader_end(&rd))
                 return JSON_E_INVALID;
 
@@ -290,6 +323,70 @@ void submit_deinit(Submit *s) {
         free(s->task.request);
         free(s->task.reason);
         free(s->task.detail);
+}
+
+SchedRequest submit_request(const Submit *s, Id after[static SCHED_DEPENDENCIES_MAX]) {
+        for (size_t i = 0; i < s->n_after; i++)
+                after[i] = s->after[i].id;
+        return (SchedRequest){ .capabilities = s->capabilities, .after = after, .n_after = s->n_after, .on = s->on };
+}
+
+/* At "{{": which of `after` the placeholder names by a number. SIZE_MAX: it is none, or has an id; *ret_n: its bytes. */
+static size_t named_by_number(const Submit *s, const char *p, size_t n, size_t *ret_n, bool *ret_unknown) {
+        static const char suffix[] = ".result}}";
+        bool by_index = n > 9 && strncmp(p, "{{tasks.#", 9) == 0;
+        size_t at = by_index ? 9 : 8, k;
+        uint64_t v;
+        char number[8];
+
+        if (!by_index && (n < 8 || strncmp(p, "{{after.", 8) != 0))
+                return SIZE_MAX;
+        for (k = 0; at + k < n && k < sizeof(number) - 1 && p[at + k] >= '0' && p[at + k] <= '9'; k++)
+                number[k] = p[at + k];
+        number[k] = 0;
+        if (!parse_u64(number, &v) || n - at - k < strlen(suffix) || strncmp(p + at + k, suffix, strlen(suffix)) != 0)
+                return SIZE_MAX;
+        *ret_n = at + k + strlen(suffix);
+        for (size_t i = 0; i < s->n_after; i++)
+                if (by_index ? s->after[i].in_batch && s->after[i].index == v : i == v)
+                        return i;
+        *ret_unknown = true;
+        return SIZE_MAX;
+}
+
+int submit_name_results(Submit *s, const char *pointer, JsonError *e) {
+        const char *at = s->task.prompt, *end = at + s->task.n_prompt;
+        _cleanup_(buf_deinit) Buf out = BUF_INIT(SIZE_MAX);
+        char id[ID_TEXT_MAX], member[sizeof(e->pointer)], *text;
+        int r = 0;
+
+        for (const char *p = at; !r && (p = memmem(p, (size_t)(end - p), "{{", 2));) {
+                bool unknown = false;
+                size_t n = 2, i = named_by_number(s, p, (size_t)(end - p), &n, &unknown);
+                if (unknown) {
+                        snprintf(member, sizeof(member), "%s/prompt", pointer);
+                        json_error_set(e, member, "%.*s names a task that this one does not come after; name it in 'after'",
+                                       (int)n, p);
+                        return JSON_E_INVALID;
+                }
+                if (i != SIZE_MAX) {
+                        id_format(&s->after[i].id, id);
+                        r = buf_append(&out, at, (size_t)(p - at));
+                        r = r ?: buf_printf(&out, "{{tasks.%s.result}}", id);
+                        at = p + n;
+                }
+                p += n;
+        }
+        if (r || at == s->task.prompt)
+                return error_fold(r);
+        r = buf_append(&out, at, (size_t)(end - at));
+        s->task.n_prompt = buf_size(&out);
+        r = r ?: buf_take_str(&out, &text);
+        if (r)
+                return error_fold(r);
+        free(s->task.prompt);
+        s->task.prompt = text;
+        return 0;
 }
 
 int submit_check_after(Request *q, const Submit *s, const char *pointer, JsonError *e) {

@@ -52,6 +52,13 @@ void submit_deinit(Submit *s);
 /* Parts that a batch has, too. */
 json_object *submit_read_metadata(JsonReader *rd, const char *pointer);
 void submit_read_budget(JsonReader *rd, uint64_t *ret_tokens, uint64_t *ret_microusd);
+/* For the scheduler, with the ids in after[]. */
+SchedRequest submit_request(const Submit *s, Id after[static SCHED_DEPENDENCIES_MAX]);
+/*
+ * Where the ids of after[] are known: {{after.N.result}} and, in a batch, {{tasks.#N.result}} of the prompt become
+ * {{tasks.ID.result}}, which the scheduler knows. JSON_E_INVALID with e set: a number that is not in after[].
+ */
+int submit_name_results(Submit *s, const char *pointer, JsonError *e) _must_check_;
 /* The caller may only wait for tasks that it may see. JSON_E_INVALID with e set. */
 int submit_check_after(Request *request, const Submit *s, const char *pointer, JsonError *e) _must_check_;
 /* Answers with what a SCHED_E_* means; pointer: to the task in its document. */

@@ -32,10 +32,8 @@ static int append_number(Buf *out, const char *name, int64_t v) {
         return v < 0 ? buf_printf(out, ",\"%s\":null", name) : buf_printf(out, ",\"%s\":%" PRId64, name, v);
 }
 
-/* Millionths of a dollar; negative: null. */
 static int append_usd(Buf *out, const char *name, int64_t microusd) {
-        return microusd < 0 ? buf_printf(out, ",\"%s\":null", name)
-                            : buf_printf(out, ",\"%s\":%.15g", name, (double)microusd / 1e6);
+        return buf_printf(out, ",\"%s\":", name) ?: json_append_usd(out, microusd);
 }
 
 int budget_append_json(Buf *out, uint64_t max_tokens, uint64_t max_cost_microusd) {

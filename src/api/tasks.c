@@ -3,7 +3,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#include "api/submit.h"
+#include "api/batch.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/parse.h"
@@ -85,6 +85,28 @@ static void answer_again(Request *q) {
                 request_finish(q);
 }
 
+/* The tasks of several agents go by the id of their set, too. False: it is none. */
+static bool answer_set(Request *q, int (*fn)(Request *q, StoreBatch *batch), int *ret_r) {
+        StoreBatch *batch;
+        Id id;
+
+        if (!id_parse(q->params[0], &id) || request_load_batch(q, &id, &batch))
+                return false;
+        if (batch->select == STORE_SELECT_NONE) {
+                store_batch_free(batch);
+                return false;
+        }
+        *ret_r = fn(q, batch);
+        return true;
+}
+
+static int batch_answer_taken(Request *q, StoreBatch *batch) {
+        int r = batch_answer(q, batch);
+
+        store_batch_free(batch);
+        return r;
+}
+
 int api_task_get(Request *q) {
         _cleanup_(store_task_freep) StoreTask *task = NULL;
         _cleanup_free_ char *include = NULL, *after = NULL;
@@ -110,6 +132,8 @@ int api_task_get(Request *q) {
                         p += n;
                 }
         }
+        if (answer_set(q, batch_answer_taken, &r))
+                return r;
         task = request_task(q, STORE_TASK_RESULT | (q->with_prompt ? STORE_TASK_PROMPT : 0));
         if (!task)
                 return 0;
@@ -136,12 +160,10 @@ static int on_submit_durable(Request *q) {
 /* In a begin/end. SCHED_E_* with detail. */
 static int submit_task(Request *q, Submit *s, SchedTask **ret_scheduled, char ret_detail[static SCHED_DETAIL_MAX]) {
         Id after[SCHED_DEPENDENCIES_MAX];
-        SchedRequest request = { .capabilities = s->capabilities, .after = after, .n_after = s->n_after, .on = s->on };
+        SchedRequest request = submit_request(s, after);
         char id[ID_TEXT_MAX];
         int r;
 
-        for (size_t i = 0; i < s->n_after; i++)
-                after[i] = s->after[i].id;
         r = id_new(&s->task.id);
         if (r)
                 return error_trace(r);
@@ -173,6 +195,9 @@ int api_task_post(Request *q) {
         if (!document)
                 return 0;
         r = submit_read(q, document, "", 0, &s, &e);
+        if (!r && s.n_agents)
+                return batch_submit_to_agents(q, document, &s, q->idempotency_key ? hash : NULL);
+        r = r ?: submit_name_results(&s, "", &e);
         if (r > 0) {
                 request_json_problem(q, &e);
                 return 0;
@@ -219,6 +244,8 @@ int api_task_cancel(Request *q) {
                 request_problem(q, 400, "", "expected no body");
                 return 0;
         }
+        if (answer_set(q, batch_cancel, &r))
+                return r;
         task = request_task(q, 0);
         if (!task)
                 return 0;
@@ -242,6 +269,39 @@ int api_task_cancel(Request *q) {
         r = r ?: end;
         if (r)
                 return r;
+        answer_again(q);
+        return 0;
+}
+
+/* ---- retry ---- */
+
+int api_task_retry(Request *q) {
+        _cleanup_(store_task_freep) StoreTask *task = NULL;
+        char detail[SCHED_DETAIL_MAX] = "";
+        SchedTask *scheduled = NULL;
+        int r, end;
+
+        if (buf_size(&q->body)) {
+                request_problem(q, 400, "", "expected no body");
+                return 0;
+        }
+        task = request_task(q, 0);
+        if (!task)
+                return 0;
+        r = store_begin(q->api->store);
+        if (r)
+                return r;
+        r = sched_requeue(q->api->sched, &task->id, &scheduled, detail);
+        end = store_end(q->api->store, r == 0);
+        if (r == SCHED_E_FINAL || r == SCHED_E_NOT_FINAL || r == SCHED_E_INVALID)
+                request_problem(q, 409, NULL, "%s", detail);
+        else if (r > 0)
+                submit_problem(q, r, "", detail);
+        if (r > 0)
+                return 0;
+        sched_submitted(scheduled, !r && !end);
+        if (r || end)
+                return r ?: end;
         answer_again(q);
         return 0;
 }
