@@ -206,7 +206,7 @@ static void test_a_batch(void **state) {
         api_world_deinit(&aw);
 }
 
-/* Ten thousand, in slices: not seen until they are all there, whole after a restart, cancelled and retried in slices. */
+/* Ten thousand, in slices: whole after a restart, replayed, cancelled and retried in slices. */
 static void test_ten_thousand(void **state) {
         _cleanup_free_ char *body = batch_of(10000, TASK, ""), *id = NULL, *again = NULL;
         _cleanup_(json_putp) json_object *batch = NULL, *cancelled = NULL, *retried = NULL, *late = NULL;
@@ -326,14 +326,15 @@ static void test_ends_in_the_middle(void **state) {
 /* The queue fills up while it is written: what was written of it is taken back. */
 static void test_undone(void **state) {
         _cleanup_free_ char *body = batch_of(2000, "{\"prompt\":\"x\",\"agent\":\"text\",\"group\":\"g\"}", "");
+        const StoreLimit limit = { .kind = (char *)"group", .name = (char *)"g", .running = -1, .queued = 1500,
+                                   .max_tokens_day = -1, .max_cost_microusd_day = -1, .updated_us = 1,
+                                   .updated_by = (char *)"uid:0" };
         uint64_t counts[_TASK_STATE_N];
         ApiWorld aw;
 
         world_without_launcher(&aw, 6);
         assert_int_equal(store_begin(aw.w.store), 0);
-        assert_int_equal(sched_limit_set(aw.w.sched, &(StoreLimit){ .kind = (char *)"group", .name = (char *)"g", .running = -1,
-                                                    .queued = 1500, .max_tokens_day = -1, .max_cost_microusd_day = -1,
-                                                    .updated_us = 1, .updated_by = (char *)"uid:0" }), 0);
+        assert_int_equal(sched_limit_set(aw.w.sched, &limit), 0);
         assert_int_equal(store_end(aw.w.store, true), 0);
         _cleanup_(answer_deinit) Answer a = post_large(&aw, AS_A "Idempotency-Key: k\r\n", body);
         assert_status(&a, 429);
