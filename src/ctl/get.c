@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include "base/json.h"
+#include "ctl/batch-watch.h"
 #include "ctl/client.h"
 #include "ctl/table.h"
 #include "ctl/text.h"
@@ -38,6 +39,7 @@ static void get_times(Ctl *ctl, json_object *task) {
         snprintf(line, sizeof(line), "%s (%s ago)", text_member(task, "/created_at"), span);
         get_line(ctl, "created", line, "");
         get_line(ctl, "not before", text_member(task, "/not_before"), "");
+        get_line(ctl, "deadline", text_member(task, "/deadline"), "");
         if (!json_at(task, "/started_at"))
                 return;
         get_line(ctl, "started", text_member(task, "/started_at"), "");
@@ -56,6 +58,7 @@ static int get_attempts(Ctl *ctl, json_object *task) {
         if (!json_object_is_type(attempts, json_type_array) || !json_object_array_length(attempts))
                 return 0;
         table_column(&t, "attempt", TABLE_RIGHT);
+        table_column(&t, "agent", TABLE_LEFT);
         table_column(&t, "outcome", TABLE_LEFT);
         table_column(&t, "exit", TABLE_LEFT);
         table_column(&t, "time", TABLE_RIGHT);
@@ -68,6 +71,7 @@ static int get_attempts(Ctl *ctl, json_object *task) {
                 const char *detail = text_member(a, "/detail");
                 char s[TEXT_DURATION_MAX], bytes[TEXT_BYTES_MAX];
                 table_addf(&t, "%" PRIu64, text_member_u64(a, "/number"));
+                table_add(&t, text_member(a, "/agent"));
                 table_add_color(&t, *outcome ? outcome : "running", text_state_color(*outcome ? outcome : "running"));
                 if (json_at(a, "/signal"))
                         table_addf(&t, "signal %s", text_member(a, "/signal"));
@@ -118,6 +122,42 @@ static void get_transcript(Ctl *ctl, json_object *transcript) {
         show_finish(&show);
 }
 
+/* Why it waits, and for what. */
+static void get_waiting(Ctl *ctl, json_object *task) {
+        json_object *waiting = json_at(task, "/waiting"), *after = json_at(task, "/after");
+        const char *detail = text_member(waiting, "/detail");
+        char until[TEXT_DURATION_MAX], line[512];
+
+        if (waiting) {
+                text_until(json_at(waiting, "/until"), until);
+                snprintf(line, sizeof(line), "%s%s%s%s%s%s", text_member(waiting, "/reason"), *detail ? ": " : "", detail,
+                         *until ? " (for " : "", until, *until ? ")" : "");
+                get_line(ctl, "waits", line, "");
+        }
+        for (size_t i = 0; json_object_is_type(after, json_type_array) && i < json_object_array_length(after); i++) {
+                json_object *on = json_object_array_get_idx(after, i);
+                snprintf(line, sizeof(line), "%s (%s, on %s)", text_member(on, "/id"), text_member(on, "/state"), text_member(on, "/on"));
+                get_line(ctl, "after", line, "");
+        }
+}
+
+static void get_resources(Ctl *ctl, json_object *task) {
+        uint64_t gpus = text_member_u64(task, "/resources/gpus"), memory = text_member_u64(task, "/resources/memory");
+        const char *cpus = text_member(task, "/resources/cpus");
+        char line[128], bytes[TEXT_BYTES_MAX];
+        size_t n = 0;
+
+        *line = 0;
+        if (gpus)
+                n += (size_t)snprintf(line + n, sizeof(line) - n, "%" PRIu64 " GPUs", gpus);
+        if (*cpus && !streq(cpus, "0") && !streq(cpus, "0.0"))
+                n += (size_t)snprintf(line + n, sizeof(line) - n, "%s%.32s CPUs", n ? ", " : "", cpus);
+        text_bytes(memory, bytes);
+        if (memory)
+                snprintf(line + n, sizeof(line) - n, "%s%s", n ? ", " : "", bytes);
+        get_line(ctl, "resources", line, "");
+}
+
 static int get_print(Ctl *ctl, json_object *task, bool transcript) {
         json_object *usage = json_at(task, "/usage");
         const char *state = text_member(task, "/state"), *reason = text_member(task, "/reason"), *detail = text_member(task, "/detail");
@@ -129,11 +169,17 @@ static int get_print(Ctl *ctl, json_object *task, bool transcript) {
         get_line(ctl, "id", text_member(task, "/id"), "");
         snprintf(line, sizeof(line), "%s%s%s%s%s", state, *reason ? ": " : "", reason, *detail ? ": " : "", detail);
         get_line(ctl, "state", line, text_state_color(state));
+        get_waiting(ctl, task);
         get_line(ctl, "agent", text_member(task, "/agent"), "");
         get_line(ctl, "model", text_member(task, "/model"), "");
         get_line(ctl, "priority", text_member(task, "/priority"), "");
         get_line(ctl, "principal", text_member(task, "/principal"), "");
+        get_line(ctl, "group", text_member(task, "/group"), "");
+        get_line(ctl, "batch", text_member(task, "/batch"), "");
         get_line(ctl, "workspace", text_member(task, "/workspace"), "");
+        get_resources(ctl, task);
+        get_line(ctl, "max tokens", text_member(task, "/max_tokens"), "");
+        get_line(ctl, "max cost", text_member(task, "/max_cost_usd"), "");
         get_pairs(ctl, "labels", json_at(task, "/labels"));
         get_pairs(ctl, "metadata", json_at(task, "/metadata"));
         get_times(ctl, task);
@@ -179,6 +225,9 @@ int verb_get(Ctl *ctl, const Verb *verb, int argc, char **argv) {
                 puts(json_object_to_json_string_ext(task, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
                 return CTL_OK;
         }
+        /* One submission to several agents. */
+        if (json_at(task, "/n_tasks"))
+                return result ? batch_print(ctl, task) ?: batch_exit(task) : batch_print(ctl, task);
         if (result) {
                 if (!json_at(task, "/finished_at"))
                         return ctl_fail(CTL_TASK_FAILED, "task %s is %s; wait for it with: agent-routerctl follow %s", argv[0],

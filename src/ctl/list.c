@@ -12,14 +12,14 @@
 #define LIST_PAGE 100                   /* tasks a request */
 
 typedef struct ListQuery {
-        const char *state, *agent, *limit;
+        const char *state, *agent, *group, *batch, *limit;
         OptionList labels;
         bool all;
 } ListQuery;
 
 static int list_path(const ListQuery *q, const char *cursor, uint64_t limit, char **ret_path) {
         const struct { const char *name, *value; } fields[] = {
-                { "state", q->state }, { "agent", q->agent }, { "cursor", cursor },
+                { "state", q->state }, { "agent", q->agent }, { "group", q->group }, { "batch", q->batch }, { "cursor", cursor },
         };
         _cleanup_(buf_deinit) Buf b = BUF_NULL;
         int r;
@@ -95,6 +95,19 @@ static void list_add_labels(Table *t, json_object *labels) {
                 table_add(t, s);
 }
 
+/* Why it waits, or why it ended without success. */
+static void list_add_why(Table *t, json_object *task) {
+        json_object *waiting = json_at(task, "/waiting");
+        const char *reason = text_member(task, "/reason");
+        char s[TEXT_DURATION_MAX];
+
+        if (waiting) {
+                text_until(json_at(waiting, "/until"), s);
+                table_addf(t, "%s%s%s", text_member(waiting, "/reason"), *s ? " " : "", s);
+        } else
+                table_add(t, streq(reason, text_member(task, "/state")) ? "" : reason);
+}
+
 static int list_print(Ctl *ctl, json_object *tasks) {
         _cleanup_(table_deinit) Table t = TABLE_NULL;
 
@@ -105,6 +118,7 @@ static int list_print(Ctl *ctl, json_object *tasks) {
         table_column(&t, "age", TABLE_RIGHT);
         table_column(&t, "ran", TABLE_RIGHT);
         table_column(&t, "principal", TABLE_LEFT);
+        table_column(&t, "why", TABLE_LEFT);
         table_column(&t, "labels", TABLE_LEFT);
         for (size_t i = 0; i < json_object_array_length(tasks); i++) {
                 json_object *task = json_object_array_get_idx(tasks, i);
@@ -119,6 +133,7 @@ static int list_print(Ctl *ctl, json_object *tasks) {
                 text_span(json_at(task, "/started_at"), json_at(task, "/finished_at"), s);
                 table_add(&t, s);
                 table_add(&t, text_member(task, "/principal"));
+                list_add_why(&t, task);
                 list_add_labels(&t, json_at(task, "/labels"));
         }
         return table_print(&t, stdout, ctl->width, ctl->color);
@@ -127,8 +142,10 @@ static int list_print(Ctl *ctl, json_object *tasks) {
 int verb_list(Ctl *ctl, const Verb *verb, int argc, char **argv) {
         ListQuery q = {};
         const Option options[] = {
-                { "state", 's', "STATE", "only tasks in this state: queued, running, succeeded, failed, …", .text = &q.state },
+                { "state", 's', "STATE", "only tasks in this state: queued, running, failed, dead, …", .text = &q.state },
                 { "agent", 'a', "NAME", "only tasks of this agent", .text = &q.agent },
+                { "group", 'g', "NAME", "only tasks of this group", .text = &q.group },
+                { "batch", 'b', "ID", "only tasks of this batch", .text = &q.batch },
                 { "label", 'l', "KEY=VALUE", "only tasks with this label (repeatable)", .list = &q.labels },
                 { "limit", 'n', "N", "at most so many, the newest first (50)", .text = &q.limit },
                 { "all", 'A', NULL, "all of them", .flag = &q.all },
@@ -164,7 +181,7 @@ int verb_list(Ctl *ctl, const Verb *verb, int argc, char **argv) {
                 return CTL_OK;
         }
         if (!json_object_array_length(tasks)) {
-                if (q.state || q.agent || q.labels.n)
+                if (q.state || q.agent || q.group || q.batch || q.labels.n)
                         puts("no task matches; without the filters: agent-routerctl list");
                 else
                         puts("no tasks yet; submit one with: agent-routerctl submit \"Say hello\"");

@@ -14,10 +14,24 @@ static const Verb verbs[] = {
         { "submit", "[PROMPT | --file FILE | -]", "submit a task",
           "Prints the task's id. The prompt is the argument, a file, or stdin. With --wait it prints the result's text at the\n"
           "end, with --follow what the agent says as it says it; the exit code is then the task's. With --json: the task,\n"
-          "or with --follow one event a line.", verb_submit },
+          "or with --follow one event a line.\n\n"
+          "With --agents several agents get the same task, under one id; with --wait their results are printed one after\n"
+          "another. The prompt may hold {{tasks.ID.result}}: the result of a task that it comes after.", verb_submit },
         { "get", "ID", "show a task, its attempts and its result", NULL, verb_get },
         { "list", "", "list tasks, the newest first", NULL, verb_list },
-        { "cancel", "ID…", "cancel tasks", "A queued task is cancelled at once; a running one is asked to end, then killed.", verb_cancel },
+        { "cancel", "ID… | --all", "cancel tasks",
+          "A queued task is cancelled at once; a running one is asked to end, then killed. --all cancels all of the caller's\n"
+          "tasks (an admin's: everybody's), --group, --state, --agent and --label those that they let through.", verb_cancel },
+        { "retry", "ID…", "run tasks again that ended without success",
+          "They are queued anew, with as many attempts as at first. What is dead is listed by: list --state dead.", verb_retry },
+        { "batch submit", "FILE.jsonl | -", "submit many tasks as one, and wait for them",
+          "One JSON object a line, each a task as in the API: {\"prompt\": …, \"agent\": …}. All of them are submitted or none; what\n"
+          "is wrong is named by its line. \"after\": [\"#3\"] is the fourth task of the file. stdout is the batch's id; the exit\n"
+          "code is 0 where all succeeded, else 1. With --json: the batch at its end.", verb_batch_submit },
+        { "batch list", "", "list batches, the newest first", NULL, verb_batch_list },
+        { "batch show", "ID", "show a batch: its states, usage and progress", NULL, verb_batch_show },
+        { "batch cancel", "ID…", "cancel the tasks of batches", NULL, verb_batch_cancel },
+        { "batch retry", "ID…", "run those tasks of batches again that ended without success", NULL, verb_batch_retry },
         { "follow", "ID", "print what a task's agent says, until its end",
           "Starts with what was said already. A lost connection is made again, and nothing is missed. The agent's words go\n"
           "to stdout, the rest (states, tools, tokens) to stderr. The exit code is the task's. With --json: one event a line.",

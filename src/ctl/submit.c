@@ -6,20 +6,21 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/fd.h"
-#include "base/id.h"
 #include "base/json.h"
 #include "base/parse.h"
+#include "ctl/batch-watch.h"
 #include "ctl/client.h"
+#include "ctl/send.h"
 #include "ctl/text.h"
 #include "ctl/watch.h"
 
 #define PROMPT_MAX MIB(64)              /* read at most; the router's own limit (limits.body) is lower */
-#define SUBMIT_TRIES 8                  /* of a request that broke: 100 ms, doubled each time, 12.7 s in all */
 
 typedef struct Submit {
         const char *file, *agent, *model, *priority, *workspace, *timeout, *not_before, *max_attempts, *backoff;
-        const char *idempotency_key, *patience;
-        OptionList labels, metadata, capabilities;
+        const char *idempotency_key, *patience, *group, *deadline, *gpus, *cpus, *memory, *max_tokens, *max_cost;
+        const char *on, *on_unmet, *agents, *select;
+        OptionList labels, metadata, capabilities, after;
         bool wait, follow;
 } Submit;
 
@@ -98,7 +99,7 @@ static int submit_add_pairs(json_object *body, const char *name, const char *opt
 }
 
 /* "2026-01-31T09:30:00Z", or "+10min" from now. */
-static int submit_add_not_before(json_object *body, const char *text) {
+static int submit_add_time(json_object *body, const char *name, const char *option, const char *text) {
         char formatted[CLOCK_RFC3339_MAX];
         uint64_t us;
 
@@ -109,10 +110,10 @@ static int submit_add_not_before(json_object *body, const char *text) {
                         clock_format_rfc3339(clock_realtime_us() + us, formatted);
                         text = formatted;
                 }
-                json_object_object_add(body, "not_before", json_object_new_string(text));
+                json_object_object_add(body, name, json_object_new_string(text));
                 return 0;
         }
-        return ctl_fail(CTL_USAGE, "--not-before '%s': expected a time such as 2026-01-31T09:30:00Z, or +10min from now", text);
+        return ctl_fail(CTL_USAGE, "--%s '%s': expected a time such as 2026-01-31T09:30:00Z, or +10min from now", option, text);
 }
 
 /* A relative path is this process's, where the router is on this machine. */
@@ -135,23 +136,87 @@ static int submit_add_workspace(Ctl *ctl, json_object *body, const char *path) {
         return 0;
 }
 
-static int submit_add_names(json_object *body, const Submit *s) {
-        const struct { const char *name, *value; } names[] = { { "agent", s->agent }, { "model", s->model } };
+static void submit_add_list(json_object *body, const char *name, const OptionList *list) {
         json_object *array;
+
+        if (!list->n)
+                return;
+        array = json_object_new_array();
+        json_object_object_add(body, name, array);
+        for (size_t i = 0; i < list->n; i++)
+                json_object_array_add(array, json_object_new_string(list->values[i]));
+}
+
+/* "codex,gemini" */
+static int submit_add_agents(json_object *body, const char *names) {
+        json_object *array;
+
+        if (!names)
+                return 0;
+        if (!utf8_is_valid(names, strlen(names)))
+                return ctl_fail(CTL_USAGE, "--agents: expected UTF-8");
+        array = json_object_new_array();
+        json_object_object_add(body, "agents", array);
+        for (const char *p = names;; p++) {
+                size_t n = strcspn(p, ",");
+                if (!n)
+                        return ctl_fail(CTL_USAGE, "--agents '%s': expected names with commas between, such as codex,gemini", names);
+                json_object_array_add(array, json_object_new_string_len(p, (int)n));
+                p += n;
+                if (!*p)
+                        return 0;
+        }
+}
+
+static int submit_add_names(json_object *body, const Submit *s) {
+        const struct { const char *name, *option, *value; } names[] = {
+                { "agent", "agent", s->agent }, { "model", "model", s->model }, { "group", "group", s->group },
+                { "on", "on", s->on }, { "on_unmet", "on-unmet", s->on_unmet }, { "select", "select", s->select },
+        };
 
         for (size_t i = 0; i < ELEMENTSOF(names); i++)
                 if (names[i].value) {
                         if (!utf8_is_valid(names[i].value, strlen(names[i].value)))
-                                return ctl_fail(CTL_USAGE, "--%s: expected UTF-8", names[i].name);
+                                return ctl_fail(CTL_USAGE, "--%s: expected UTF-8", names[i].option);
                         json_object_object_add(body, names[i].name, json_object_new_string(names[i].value));
                 }
-        if (!s->capabilities.n)
-                return 0;
-        array = json_object_new_array();
-        json_object_object_add(body, "capabilities", array);
-        for (size_t i = 0; i < s->capabilities.n; i++)
-                json_object_array_add(array, json_object_new_string(s->capabilities.values[i]));
+        submit_add_list(body, "capabilities", &s->capabilities);
+        submit_add_list(body, "after", &s->after);
+        return submit_add_agents(body, s->agents);
+}
+
+static int submit_add_resources(json_object *body, const Submit *s) {
+        json_object *resources = json_object_new_object();
+        uint64_t v;
+        int r;
+
+        json_object_object_add(body, "resources", resources);
+        r = submit_add_u64(resources, "gpus", "gpus", s->gpus, 64);
+        if (r)
+                return r;
+        if (s->cpus) {
+                /* The form of an amount of money is that of an amount of anything. */
+                if (!text_is_usd(s->cpus))
+                        return ctl_fail(CTL_USAGE, "--cpus '%s': expected a number such as 2 or 0.5", s->cpus);
+                json_object_object_add(resources, "cpus", json_tokener_parse(s->cpus));
+        }
+        if (s->memory) {
+                if (!parse_size(s->memory, &v))
+                        return ctl_fail(CTL_USAGE, "--memory '%s': expected a size such as 512M or 8G", s->memory);
+                json_object_object_add(resources, "memory", json_object_new_uint64(v));
+        }
+        if (!json_object_object_length(resources))
+                json_object_object_del(body, "resources");
         return 0;
+}
+
+static int submit_add_budget(json_object *body, const Submit *s) {
+        if (s->max_cost) {
+                if (!text_is_usd(s->max_cost))
+                        return ctl_fail(CTL_USAGE, "--max-cost-usd '%s': expected dollars, such as 2.50", s->max_cost);
+                json_object_object_add(body, "max_cost_usd", json_tokener_parse(s->max_cost));
+        }
+        return submit_add_u64(body, "max_tokens", "max-tokens", s->max_tokens, UINT64_C(1) << 53);
 }
 
 static int submit_make_body(Ctl *ctl, const Submit *s, const char *prompt, size_t n_prompt, json_object **ret_body) {
@@ -169,7 +234,13 @@ static int submit_make_body(Ctl *ctl, const Submit *s, const char *prompt, size_
         if (!r)
                 r = submit_add_seconds(body, "timeout_s", "timeout", s->timeout);
         if (!r)
-                r = submit_add_not_before(body, s->not_before);
+                r = submit_add_time(body, "not_before", "not-before", s->not_before);
+        if (!r)
+                r = submit_add_time(body, "deadline", "deadline", s->deadline);
+        if (!r)
+                r = submit_add_resources(body, s);
+        if (!r)
+                r = submit_add_budget(body, s);
         if (!r)
                 r = submit_add_pairs(body, "labels", "label", &s->labels);
         if (!r)
@@ -185,45 +256,6 @@ static int submit_make_body(Ctl *ctl, const Submit *s, const char *prompt, size_
         if (json_object_object_length(retry))
                 json_object_object_add(body, "retry", steal_ptr(&retry));
         *ret_body = steal_ptr(&body);
-        return 0;
-}
-
-/*
- * Sends with an idempotency key, the caller's or one of our own: where the connection breaks before the answer, nobody
- * knows whether the task is there, and sending again makes at most one.
- */
-static int submit_send(Ctl *ctl, const Submit *s, json_object *body, json_object **ret_task) {
-        _cleanup_(client_response_deinit) ClientResponse response = CLIENT_RESPONSE_NULL;
-        char header[320], id_text[ID_TEXT_MAX];
-        ClientRequest request = { .method = "POST", .path = "/v1/tasks", .headers = { header } };
-        uint64_t pause_us = 100 * USEC_PER_MSEC;
-        bool lost = false;
-        Id id;
-        int r;
-
-        r = id_new(&id);
-        if (r)
-                return error_trace(r);
-        id_format(&id, id_text);
-        if (s->idempotency_key && (strlen(s->idempotency_key) > 255 || strpbrk(s->idempotency_key, "\r\n") ||
-                                   !*s->idempotency_key))
-                return ctl_fail(CTL_USAGE, "--idempotency-key: expected 1 to 255 bytes without a line break");
-        snprintf(header, sizeof(header), "Idempotency-Key: %s", s->idempotency_key ?: id_text);
-        request.body = json_object_to_json_string_length(body, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE,
-                                                         &request.n_body);
-        for (unsigned i = 0; ; i++) {
-                r = client_perform(ctl, &request, &response);
-                lost = lost || r == CLIENT_E_LOST;
-                if (!lost || (r != CLIENT_E_LOST && r != CLIENT_E_UNREACHABLE) || i + 1 == SUBMIT_TRIES)
-                        break;
-                watch_pause(pause_us);
-                pause_us *= 2;
-        }
-        if (r || response.status < 200 || response.status > 299)
-                return client_fail(ctl, &request, &response, r);
-        *ret_task = client_parse(buf_data(&response.body), buf_size(&response.body));
-        if (!json_at(*ret_task, "/id"))
-                return ctl_fail(CTL_BUSY, "the answer is no task; is this an agent-router?");
         return 0;
 }
 
@@ -248,10 +280,36 @@ static int submit_wait(Ctl *ctl, const Submit *s, uint64_t patience_us, const ch
         return show_exit(w.state);
 }
 
+/* The tasks of several agents. */
+static int submit_wait_set(Ctl *ctl, uint64_t patience_us, const char *id) {
+        _cleanup_(json_putp) json_object *batch = NULL;
+        int r;
+
+        r = batch_watch(ctl, id, patience_us, &batch);
+        if (r)
+                return r;
+        if (ctl->json)
+                text_print_json(batch);
+        else
+                r = batch_print(ctl, batch);
+        return r ?: batch_exit(batch);
+}
+
+static int submit_send(Ctl *ctl, const Submit *s, json_object *body, json_object **ret_task) {
+        const int flags = JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE;
+        size_t n;
+        const char *text = json_object_to_json_string_length(body, flags, &n);
+
+        return send_submission(ctl, "/v1/tasks", text, n, s->idempotency_key, ret_task);
+}
+
 int verb_submit(Ctl *ctl, const Verb *verb, int argc, char **argv) {
         Submit s = {};
         const Option options[] = {
                 { "agent", 'a', "NAME", "agent to run it (see: agent-routerctl agents)", .text = &s.agent },
+                { "agents", 0, "NAME,NAME…", "several agents: the same task for each, under one id", .text = &s.agents },
+                { "select", 0, "all|first", "with --agents: all results are wanted (all), or the first that\nsucceeds ends the others",
+                  .text = &s.select },
                 { "model", 'm', "NAME", "model that the agent is told to use", .text = &s.model },
                 { "priority", 'p', "0-100", "higher runs first (50)", .text = &s.priority },
                 { "workspace", 'C', "DIR", "directory that the agent may read and write", .text = &s.workspace },
@@ -260,6 +318,16 @@ int verb_submit(Ctl *ctl, const Verb *verb, int argc, char **argv) {
                 { "capability", 0, "NAME", "capability that its agent must have (repeatable)", .list = &s.capabilities },
                 { "timeout", 't', "DURATION", "end an attempt after so long (10min)", .text = &s.timeout },
                 { "not-before", 0, "TIME", "hold it until then: RFC 3339, or +DURATION", .text = &s.not_before },
+                { "deadline", 0, "TIME", "give it up where it has not begun by then", .text = &s.deadline },
+                { "group", 'g', "NAME", "group whose limit it shares", .text = &s.group },
+                { "gpus", 0, "N", "GPUs that it has to itself", .text = &s.gpus },
+                { "cpus", 0, "N", "CPUs that it needs, such as 0.5", .text = &s.cpus },
+                { "memory", 0, "SIZE", "memory that it needs, such as 8G", .text = &s.memory },
+                { "after", 0, "ID", "wait for this task (repeatable)", .list = &s.after },
+                { "on", 0, "END", "with --after: success (the default), finish or failure", .text = &s.on },
+                { "on-unmet", 0, "WHAT", "with --after: where they end otherwise, cancel it (the default),\nor run", .text = &s.on_unmet },
+                { "max-tokens", 0, "N", "tokens that it may use", .text = &s.max_tokens },
+                { "max-cost-usd", 0, "USD", "the same in dollars", .text = &s.max_cost },
                 { "max-attempts", 0, "N", "attempts before it is given up", .text = &s.max_attempts },
                 { "backoff", 0, "DURATION", "pause before the second attempt", .text = &s.backoff },
                 { "idempotency-key", 0, "KEY", "the same key makes one task, however often it is sent", .text = &s.idempotency_key },
@@ -279,6 +347,8 @@ int verb_submit(Ctl *ctl, const Verb *verb, int argc, char **argv) {
         r = ctl_parse(ctl, verb, options, argc, argv, &n);
         if (r)
                 return ctl_parsed(r);
+        if (s.agents && s.follow)
+                return ctl_fail(CTL_USAGE, "--agents and --follow are both given; several agents can't be followed at once: use --wait");
         if (s.patience && !watch_parse_patience(s.patience, &patience_us))
                 return CTL_USAGE;
         r = submit_read_prompt(&s, n, argv, &prompt, &n_prompt);
@@ -294,7 +364,8 @@ int verb_submit(Ctl *ctl, const Verb *verb, int argc, char **argv) {
                 /* With --json, stdout is the events' or the task's alone. */
                 if (!ctl->json && isatty(STDERR_FILENO))
                         fprintf(stderr, "task %s\n", text_member(task, "/id"));
-                return submit_wait(ctl, &s, patience_us, text_member(task, "/id"));
+                return s.agents ? submit_wait_set(ctl, patience_us, text_member(task, "/id"))
+                                : submit_wait(ctl, &s, patience_us, text_member(task, "/id"));
         }
         if (ctl->json)
                 puts(json_object_to_json_string_ext(task, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));

@@ -49,6 +49,14 @@ void text_span(json_object *from, json_object *to, char ret_s[static TEXT_DURATI
         text_duration(end > start ? end - start : 0, ret_s);
 }
 
+void text_until(json_object *at, char ret_s[static TEXT_DURATION_MAX]) {
+        uint64_t until, now = clock_realtime_us();
+
+        *ret_s = 0;
+        if (at && clock_parse_rfc3339(json_object_get_string(at), &until) == 0 && until > now)
+                text_duration(until - now, ret_s);
+}
+
 const char *text_state_color(const char *state) {
         static const struct {
                 const char *state, *color;
@@ -161,4 +169,19 @@ void text_write_line(FILE *f, const char *s, unsigned columns) {
         }
         if (cut < n)
                 fputs("…", f);
+}
+
+bool text_is_usd(const char *s) {
+        size_t n = strspn(s, "0123456789"), k;
+
+        if (n == 0 || n > 9 || (*s == '0' && n > 1))
+                return false;
+        if (!s[n])
+                return true;
+        k = strspn(s + n + 1, "0123456789");
+        return s[n] == '.' && k >= 1 && k <= 6 && !s[n + 1 + k];
+}
+
+void text_print_json(json_object *o) {
+        puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
 }

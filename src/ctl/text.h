@@ -16,6 +16,8 @@ void text_duration(uint64_t us, char ret_s[static TEXT_DURATION_MAX]);
 void text_bytes(uint64_t bytes, char ret_s[static TEXT_BYTES_MAX]);
 /* Time from an RFC 3339 member to another (or to now, where the second is null); "-" where the first is null. */
 void text_span(json_object *from, json_object *to, char ret_s[static TEXT_DURATION_MAX]);
+/* How long until an RFC 3339 member, "4m10s"; "" where that is null or over. */
+void text_until(json_object *at, char ret_s[static TEXT_DURATION_MAX]);
 /* SGR code of a task's state, "" for none. */
 const char *text_state_color(const char *state);
 
@@ -23,6 +25,11 @@ const char *text_state_color(const char *state);
 const char *text_member(json_object *o, const char *pointer);
 uint64_t text_member_u64(json_object *o, const char *pointer);
 bool text_member_bool(json_object *o, const char *pointer);
+
+/* An amount such as "2.50", to a millionth, in JSON's form. */
+bool text_is_usd(const char *s);
+/* The document and a newline, on stdout. */
+void text_print_json(json_object *o);
 
 /*
  * Writes what others said. On a terminal, control characters but newline and tab become '?', so that an agent can't

@@ -136,6 +136,30 @@ def test_agents(it):
     client.post('/tasks', {'prompt': 'x', 'agents': ['sh', 'nobody']}).problem(422, '/agents/1')
 
 
+def test_ctl(it):
+    good = '\n'.join(json.dumps(t) for t in [sh('echo one'), sh('echo two', after=['#0']), sh('echo three')])
+    done = it.ctl('batch', 'submit', '-', input=good, check=True)
+    id = done.stdout.strip()
+    assert '3 succeeded' in done.stderr, done.stderr
+    assert '3 succeeded' in it.ctl('batch', 'show', id, check=True).stdout
+    equal(len(it.ctl('list', '--batch', id, check=True).stdout.splitlines()), 4)
+    bad = it.ctl('batch', 'submit', '-', input=good + '\n\n' + json.dumps(sh('x', agent='nobody')))
+    equal((bad.returncode, bad.stdout), (4, ''))
+    assert 'stdin:5: agent: there is no agent' in bad.stderr, bad.stderr
+    failed = it.ctl('batch', 'submit', '-', input=json.dumps(sh('exit 3')))
+    equal(failed.returncode, 1)
+    task = it.admin.get(f'/batches/{failed.stdout.strip()}/tasks').json['tasks'][0]
+    assert task['id'] in it.ctl('list', '--state', 'failed', check=True).stdout
+    equal(it.ctl('retry', task['id'], check=True).stdout.split()[0], task['id'])
+    it.admin.finish(task['id'], 'failed')
+    both = it.ctl('submit', '--agents', 'sh,slow', '--select', 'first', '--wait', 'echo won', check=True)
+    assert 'won' in both.stdout and 'slow' in both.stdout, both.stdout
+    held = it.ctl('submit', '--agent', 'sh', '--group', 'ctl', '--not-before', FAR, 'true', check=True).stdout.strip()
+    assert 'delayed' in it.ctl('list', '--group', 'ctl', check=True).stdout
+    assert 'waits       delayed' in it.ctl('get', held, check=True).stdout
+    equal(it.ctl('cancel', '--group', 'ctl', check=True).stdout, '1 tasks cancelled\n')
+
+
 def test_ten_thousand(it):
     """Durable as one, across a restart; the router answers others meanwhile."""
     client = it.key('many')

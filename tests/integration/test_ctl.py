@@ -239,6 +239,9 @@ def test_submit_reads_the_prompt():
 def test_usage_errors_exit_2_and_send_nothing():
     with router({}) as (r, run), folder() as d:
         (d / 'binary').write_bytes(b'\xff\xfe')
+        for name, text in [('empty', '\n \n'), ('wrong', '{"prompt":"x"}\n\n{"prompt":x}\n'), ('number', '{}\n1\n'),
+                           ('many', '{}\n' * 10001), ('good', '{"prompt":"x"}\n')]:
+            (d / name).write_text(text)
         for arguments, says in [
             ([], 'expected a command'),
             (['frobnicate'], "unknown command 'frobnicate'"),
@@ -262,7 +265,32 @@ def test_usage_errors_exit_2_and_send_nothing():
             (['submit', '--nonsense', 'x'], 'agent-routerctl submit --help'),
             (['get'], 'agent-routerctl get ID'),
             (['get', 'a', 'b'], 'agent-routerctl get ID'),
+            (['submit', '--deadline', 'tomorrow', 'x'], 'expected a time such as'),
+            (['submit', '--gpus', '65', 'x'], 'expected an integer from 0 to 64'),
+            (['submit', '--cpus', 'many', 'x'], 'expected a number such as'),
+            (['submit', '--memory', 'much', 'x'], 'expected a size such as'),
+            (['submit', '--max-tokens', 'x', 'x'], '--max-tokens'),
+            (['submit', '--max-cost-usd', '1,50', 'x'], 'expected dollars'),
+            (['submit', '--agents', 'a,,b', 'x'], 'names with commas between'),
+            (['submit', '--agents', 'a,b', '--follow', 'x'], 'use --wait'),
             (['cancel'], 'agent-routerctl cancel ID'),
+            (['cancel', 'a', '--all'], 'expected one of them'),
+            (['retry'], 'agent-routerctl retry ID'),
+            (['batch'], 'usage: agent-routerctl batch submit|list|show|cancel|retry'),
+            (['batch', 'submit'], 'batch submit FILE.jsonl'),
+            (['batch', 'submit', str(d / 'absent')], 'No such file'),
+            (['batch', 'submit', str(d / 'binary')], 'binary:1: '),
+            (['batch', 'submit', str(d / 'empty')], 'no task; expected one JSON object a line'),
+            (['batch', 'submit', str(d / 'wrong')], 'wrong:3: '),
+            (['batch', 'submit', str(d / 'number')], 'number:2: expected a JSON object'),
+            (['batch', 'submit', str(d / 'many')], 'many:10001: more than 10000 tasks'),
+            (['batch', 'submit', '--wait', '--no-wait', 'x'], 'expected one of them'),
+            (['batch', 'submit', '--metadata', 'x', str(d / 'good')], 'expected KEY=VALUE'),
+            (['batch', 'submit', '--max-cost-usd', 'x', str(d / 'good')], 'expected dollars'),
+            (['batch', 'show'], 'batch show ID'),
+            (['batch', 'cancel'], 'batch cancel ID'),
+            (['batch', 'retry'], 'batch retry ID'),
+            (['batch', 'list', '--limit', '501'], 'expected an integer from 1 to 500'),
             (['follow'], 'agent-routerctl follow ID'),
             (['list', 'x'], 'agent-routerctl get ID'),
             (['list', '--limit', '0'], 'expected an integer from 1'),
@@ -544,7 +572,7 @@ def test_list():
               ['/v1/tasks?limit=100&state=queued&agent=codex&label=team%3Da%26b&label=x%3D%C3%A4',
                '/v1/tasks?limit=100&state=queued&agent=codex&cursor=c%2F1%2B&label=team%3Da%26b&label=x%3D%C3%A4',
                '/v1/tasks?limit=100&state=queued&agent=codex&cursor=c%2F2&label=team%3Da%26b&label=x%3D%C3%A4'])
-        equal(lines[0].split(), ['id', 'state', 'agent', 'prio', 'age', 'ran', 'principal', 'labels'])
+        equal(lines[0].split(), ['id', 'state', 'agent', 'prio', 'age', 'ran', 'principal', 'why', 'labels'])
         assert re.fullmatch(r'\S{36}  queued  codex    50 +\d+d\d\dh +-  uid:0 +i=149', lines[-1]), lines[-1]
         equal(len({line.index('queued') for line in lines[1:]}), 1, 'alignment')
         expect(run('list'), 0, stderr='agent-routerctl list --all')
@@ -554,6 +582,129 @@ def test_list():
         expect(run('list', '--state', 'dead'), 0, 'no task matches; without the filters: agent-routerctl list\n')
         value = json.loads(run('list', '--json', '--limit', '2').stdout)
         equal((len(value['tasks']), value['more']), (2, True))
+
+
+BATCH = '0190b3a4-0000-7000-8000-00000000000b'
+
+
+def batch(done=0, n=4, **changes):
+    return {'id': BATCH, 'principal': 'uid:0', 'metadata': {}, 'select': None, 'on_denied': 'reject', 'cancel_requested': False,
+            'created_at': '2026-01-31T09:30:00Z', 'n_tasks': n, 'counts': {'queued': n - done} | ({'succeeded': done} if done else {}),
+            'done': done, 'progress': done / n, 'state': 'finished' if done == n else 'running', 'usage': None,
+            'max_tokens': None, 'max_cost_usd': None, **changes}
+
+
+def test_submit_with_all_that_a_queue_needs():
+    with router({'POST /v1/tasks': (201, task())}) as (r, run):
+        expect(run('submit', '--group', 'g', '--deadline', '2026-02-01T00:00:00Z', '--gpus', '2', '--cpus', '0.5', '--memory', '8G',
+                   '--after', 'a', '--after', 'b', '--on', 'finish', '--on-unmet', 'run', '--max-tokens', '100', '--max-cost-usd', '2.50',
+                   'x'), 0)
+        equal(r.requests[0]['body'], {
+            'prompt': 'x', 'group': 'g', 'deadline': '2026-02-01T00:00:00Z', 'resources': {'gpus': 2, 'cpus': 0.5, 'memory': 8 << 30},
+            'after': ['a', 'b'], 'on': 'finish', 'on_unmet': 'run', 'max_tokens': 100, 'max_cost_usd': 2.5})
+
+
+def test_submit_to_several_agents():
+    tasks = [finished(agent='codex', text='one'), task(agent='claude', state='cancelled', detail='another was first')]
+    with router({'POST /v1/tasks': (201, batch(n=2, select='first')),
+                 f'GET /v1/batches/{BATCH}': [(200, batch(n=2, select='first')),
+                                              (200, batch(n=2, done=2, counts={'succeeded': 1, 'cancelled': 1}, select='first', tasks=tasks))],
+                 f'GET /v1/tasks/{BATCH}': (200, batch(n=2, done=2, select='all', tasks=tasks))}) as (r, run):
+        expect(run('submit', '--agents', 'codex,claude', '--select', 'first', 'x'), 0, BATCH + '\n')
+        equal(r.requests[0]['body'], {'prompt': 'x', 'agents': ['codex', 'claude'], 'select': 'first'})
+        out = expect(run('submit', '--agents', 'codex,claude', '--select', 'first', '--wait', 'x'), 0).stdout
+        assert re.search(r'codex +succeeded.*\none\n.*claude +cancelled.*\nanother was first\n', out, re.S), out
+        assert 'claude' in expect(run('get', BATCH), 0).stdout
+
+
+def test_batch_submit():
+    lines = [{'prompt': 'a', 'agent': 'codex'}, {'prompt': 'b', 'after': ['#0']}]
+    with router({'POST /v1/batches': [(201, {'id': BATCH, 'task_ids': ['x', 'y']})],
+                 f'GET /v1/batches/{BATCH}': [(200, batch(n=2)), CUT, (200, batch(n=2, done=1)), (200, batch(n=2, done=2))]}) as (r, run), \
+            folder() as d:
+        (d / 'f').write_text(json.dumps(lines[0]) + '\n\n' + json.dumps(lines[1]))
+        result = expect(run('batch', 'submit', '--metadata', 'k=v', '--max-tokens', '9', '--max-cost-usd', '1.5', '--on-denied', 'refuse_all',
+                            '--idempotency-key', 'mine', str(d / 'f')), 0, BATCH + '\n', ['0 of 2 done after', '2 succeeded'])
+        assert '\r' not in result.stderr, ascii(result.stderr)
+        equal(r.requests[0]['body'], {'tasks': lines, 'metadata': {'k': 'v'}, 'max_tokens': 9, 'max_cost_usd': 1.5, 'on_denied': 'refuse_all'})
+        equal(r.requests[0]['headers']['idempotency-key'], 'mine')
+        n = len(r.requests)
+        expect(run('batch', 'submit', '--no-wait', '-', stdin='{"prompt":"a"}\r\n'), 0, BATCH + '\n')
+        equal((len(r.requests) - n, r.requests[-1]['body']), (1, {'tasks': [{'prompt': 'a'}]}))
+        equal(json.loads(run('batch', 'submit', '--json', '-', stdin='{"prompt":"a"}').stdout), batch(n=2, done=2))
+
+
+def test_batch_submit_tells_the_line():
+    with router({'POST /v1/batches': [problem(400, 'Bad Request', '/tasks/1/prompt is required', [('/tasks/1/prompt', '/tasks/1/prompt is required')]),
+                                      problem(422, 'Unprocessable', 'there is no agent', [('/tasks/0/agent', 'there is no agent')]),
+                                      problem(429, 'Too Many', 'this caller has too many'), CUT, problem(409, 'Conflict', 'under way'),
+                                      (201, {'id': BATCH, 'task_ids': []})],
+                 f'GET /v1/batches/{BATCH}': (200, batch(done=4, counts={'succeeded': 3, 'failed': 1}))}) as (r, run):
+        text = '\n{"prompt":"a"}\n\n{}\n'
+        expect(run('batch', 'submit', '-', stdin=text), 4, '', ['stdin:4: prompt is required', 'none of its 2 tasks was submitted'])
+        expect(run('batch', 'submit', '-', stdin=text), 4, '', 'stdin:2: agent: there is no agent')
+        expect(run('batch', 'submit', '-', stdin=text), 6, '', 'this caller has too many')
+        # A connection that breaks is made again, and its request may still be under way; one task failed: exit code 1.
+        expect(run('batch', 'submit', '-', stdin=text), 1, BATCH + '\n', ['3 succeeded, 1 failed', 'batch retry'])
+        equal(len({q['headers']['idempotency-key'] for q in r.requests[3:6]}), 1)
+
+
+def test_batch_progress_on_a_terminal():
+    with router({'POST /v1/batches': (201, {'id': BATCH, 'task_ids': []}),
+                 f'GET /v1/batches/{BATCH}': [(200, batch(done=2)), (200, batch(done=4))]}) as (r, run), folder() as d:
+        (d / 'f').write_text('{"prompt":"a"}')
+        code, out = on_terminal(['batch', 'submit', str(d / 'f')], environment(r.server.server_address))
+        equal(code, 0)
+        assert '[###############...............] 2/4' in out and '\r\033[K' in out, ascii(out)
+
+
+def test_batches():
+    with router({'GET /v1/batches': [(200, {'batches': [batch(done=1)], 'next_cursor': None}), (200, {'batches': [], 'next_cursor': None})],
+                 f'GET /v1/batches/{BATCH}': (200, batch(done=1, metadata={'k': 'v'}, max_tokens=9)),
+                 f'POST /v1/batches/{BATCH}/cancel': (200, batch(done=4, counts={'cancelled': 4})),
+                 f'POST /v1/batches/{BATCH}/retry': (200, {'retried': 3})}) as (r, run):
+        out = expect(run('batch', 'list'), 0).stdout
+        assert re.search(rf'{BATCH} +running +1/4 .* 3 queued, 1 succeeded', out), out
+        expect(run('batch', 'list'), 0, 'no batches yet; submit one with: agent-routerctl batch submit FILE.jsonl\n')
+        out = expect(run('batch', 'show', BATCH), 0).stdout
+        assert '3 queued, 1 succeeded' in out and '{"k":"v"}' in out and f'list --batch {BATCH}' in out, out
+        expect(run('batch', 'cancel', BATCH), 0, f'{BATCH}: 4 cancelled\n')
+        expect(run('batch', 'retry', BATCH), 0, f'{BATCH}: 3 tasks run again\n')
+        expect(run('batch', 'retry', 'gone', BATCH), 4, f'{BATCH}: 3 tasks run again\n')
+
+
+def test_why():
+    waiting = {'reason': 'limit', 'detail': "group 'g' runs 2", 'since': '2026-01-31T09:30:00Z', 'until': None}
+    gate = {'reason': 'gate', 'detail': 'rate-limited', 'since': '2026-01-31T09:30:00Z', 'until': '2126-01-31T09:30:00Z'}
+    full = task(waiting=waiting, group='g', resources={'gpus': 1, 'cpus': 0.5, 'memory': 8 << 30}, deadline='2026-02-01T00:00:00Z',
+                after=[{'id': 'x', 'state': 'running', 'on': 'finish'}], batch=BATCH, max_tokens=7, max_cost_usd=0.5)
+    with router({'GET /v1/tasks': (200, {'tasks': [full, task(waiting=gate), task(state='dead', reason='rate_limited', waiting=None)],
+                                         'next_cursor': None}),
+                 f'GET /v1/tasks/{TASK}': (200, full)}) as (r, run):
+        lines = expect(run('list', '--state', 'dead', '--group', 'g', '--batch', BATCH), 0).stdout.splitlines()
+        equal(r.requests[0]['path'], f'/v1/tasks?limit=50&state=dead&group=g&batch={BATCH}')
+        assert re.search(r'uid:0 +limit *$', lines[1]) and re.search(r'gate \d+d\d\dh', lines[2]) and 'rate_limited' in lines[3], lines
+        out = expect(run('get', TASK), 0).stdout
+        for text in ["limit: group 'g' runs 2", '1 GPUs, 0.5 CPUs, 8.0 GiB', 'x (running, on finish)', '2026-02-01T00:00:00Z', BATCH, 'max cost    0.5']:
+            assert text in out, out
+
+
+def test_cancel_and_retry_many():
+    with router({'POST /v1/tasks/cancel': (200, {'cancelled': 7}), 'POST /v1/tasks/a/retry': (200, task(id='a')),
+                 'POST /v1/tasks/b/retry': problem(409, 'Conflict', 'it has not ended')}) as (r, run), folder():
+        expect(run('cancel', '--all'), 0, '7 tasks cancelled\n')
+        expect(run('cancel', '--group', 'g', '--state', 'queued', '--agent', 'codex', '--label', 'a=b'), 0, '7 tasks cancelled\n')
+        equal([q['body'] for q in r.requests], [{'all': True}, {'group': 'g', 'state': 'queued', 'agent': 'codex', 'label': 'a=b'}])
+        # On a terminal it asks; what it reads there is not a yes.
+        env = environment(r.server.server_address)
+        code, out = on_terminal(['cancel', '--all', '--yes'], env)
+        equal((code, '[y/N]' in out), (0, False))
+        n = len(r.requests)
+        code, out = on_terminal(['cancel', '--group', 'g'], env, typed=b'n\n')
+        assert code == 2 and 'Cancel all tasks of group g? [y/N]' in out and len(r.requests) == n, out
+        code, out = on_terminal(['cancel', '--all'], env, typed=b'y\n')
+        assert code == 0 and '7 tasks cancelled' in out, out
+        expect(run('retry', 'b', 'a'), 4, 'a queued\n', 'it has not ended')
 
 
 def test_cancel():
@@ -618,8 +769,8 @@ def test_status_and_agents():
 
 # ---- terminals ----
 
-def on_terminal(arguments, env, columns=100):
-    """Runs the program with stdout and stderr on a terminal of this width; what it wrote there."""
+def on_terminal(arguments, env, columns=100, typed=b''):
+    """Runs the program on a terminal of this width, where this is typed; what it wrote there."""
     pid, fd = pty.fork()
     if pid == 0:
         os.environ.clear()
@@ -628,6 +779,7 @@ def on_terminal(arguments, env, columns=100):
         fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack('HHHH', 24, columns, 0, 0))
         os.execv(CTL, [str(CTL), *arguments])
     out = b''
+    os.write(fd, typed)
     with contextlib.suppress(OSError):      # EIO: the other end is closed
         while select.select([fd], [], [], harness.DEADLINE_S)[0] and (data := os.read(fd, 65536)):
             out += data
@@ -736,7 +888,7 @@ def test_doctor_as_root_runs_no_program_of_others_as_root():
 
 # ---- help, manual, completions ----
 
-VERBS = ['submit', 'get', 'list', 'cancel', 'follow', 'key create', 'key list', 'key revoke', 'events', 'limit list',
+VERBS = ['submit', 'get', 'list', 'cancel', 'retry', 'batch submit', 'batch list', 'batch show', 'batch cancel', 'batch retry', 'follow', 'key create', 'key list', 'key revoke', 'events', 'limit list',
          'limit set', 'limit unset', 'group list', 'group set', 'group pause', 'group resume', 'drain', 'resume', 'reload', 'usage',
          'status', 'agent list', 'agents', 'doctor']
 
