@@ -356,6 +356,31 @@ static void test_undone(void **state) {
         api_world_deinit(&aw);
 }
 
+/* A commit that fails while it is made: 503, and nothing is left of it in memory. */
+static void test_commit_fails(void **state) {
+        static const size_t sizes[] = { 3, 3000 };
+        const RingSimOptions broken = { .seed = 8, .sync_error_percent = 100 };
+
+        for (size_t i = 0; i < ELEMENTSOF(sizes); i++) {
+                _cleanup_free_ char *body = batch_of(sizes[i], TASK, "");
+                _cleanup_(answer_deinit) Answer a = {};
+                ApiWorld aw;
+
+                world_without_launcher(&aw, 12);
+                world_pass(&aw.w, USEC_PER_SEC);
+                api_world_stop(&aw);
+                ring_sim_configure(&broken);
+                world_start(&aw.w);
+                api_world_start(&aw);
+                a = post_large(&aw, AS_A "Idempotency-Key: k\r\n", body);
+                assert_status(&a, 503);
+                assert_non_null(strstr(a.head, "\r\nRetry-After: "));
+                assert_null(strstr(a.head, "\r\nLocation: "));
+                assert_int_equal(sched_stats(aw.w.sched).n_live, 0);
+                api_world_deinit(&aw);
+        }
+}
+
 /* Dependencies inside: they run in their order; after a failure those that were cancelled for it wait for its retry. */
 static void test_chain(void **state) {
         _cleanup_(json_putp) json_object *made = NULL, *failed = NULL, *retried = NULL, *waiting = NULL, *done = NULL;
@@ -547,6 +572,7 @@ int main(void) {
                 cmocka_unit_test(test_while_it_is_made),
                 cmocka_unit_test(test_ends_in_the_middle),
                 cmocka_unit_test(test_undone),
+                cmocka_unit_test(test_commit_fails),
                 cmocka_unit_test(test_chain),
                 cmocka_unit_test(test_retry),
                 cmocka_unit_test(test_cancel_many),

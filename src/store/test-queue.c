@@ -56,6 +56,7 @@ static void assert_batch(const StoreBatch *a, const StoreBatch *b) {
         assert_int_equal(a->n_tasks, b->n_tasks);
         assert_int_equal(a->select, b->select);
         assert_int_equal(a->cancel_requested, b->cancel_requested);
+        assert_int_equal(a->refuse_all, b->refuse_all);
         assert_int_equal(a->max_tokens, b->max_tokens);
         assert_int_equal(a->max_cost_microusd, b->max_cost_microusd);
         assert_int_equal(a->created_us, b->created_us);
@@ -63,8 +64,8 @@ static void assert_batch(const StoreBatch *a, const StoreBatch *b) {
 
 static void test_batch_round_trip(void **state) {
         StoreBatch full = { .id = test_id(), .principal = (char *)"key:ci", .metadata = (char *)"{\"a\":1}",
-                            .n_tasks = 3, .select = STORE_SELECT_FIRST, .cancel_requested = true, .max_tokens = 4,
-                            .max_cost_microusd = 5, .created_us = 6 };
+                            .n_tasks = 3, .select = STORE_SELECT_FIRST, .cancel_requested = true, .refuse_all = true,
+                            .max_tokens = 4, .max_cost_microusd = 5, .created_us = 6 };
         StoreBatch bare = test_batch("uid:1"), bad = test_batch("uid:1");
         _cleanup_(store_batch_freep) StoreBatch *a = NULL, *b = NULL, *c = NULL;
         Fixture *f = *state;
@@ -86,12 +87,66 @@ static void test_batch_round_trip(void **state) {
         /* What a submit fixes stays. */
         full.principal = bare.principal;
         full.select = bare.select;
+        full.refuse_all = bare.refuse_all;
         full.created_us = bare.created_us;
         assert_batch(c, &full);
         assert_int_equal(store_batch_load(f->store, &bad.id, &c), STORE_E_NOT_FOUND);
 
         bad.select = 3;
         assert_refused(f, store_batch_insert(f->store, &bad));
+}
+
+/* What was not finished goes with all that is its tasks', and nothing else does. */
+static void test_batch_discard(void **state) {
+        StoreTask tasks[7], kept = test_task("uid:1", TASK_QUEUED);
+        StoreBatch half = test_batch("uid:1"), other = test_batch("uid:1"), whole = test_batch("uid:1");
+        _cleanup_(store_batch_freep) StoreBatch *loaded = NULL;
+        _cleanup_(store_task_freep) StoreTask *task = NULL;
+        StoreEvent event = { .type = "state", .data = "{}", .n_data = 2, .at_us = 1 };
+        uint64_t counts[_TASK_STATE_N], seq;
+        Fixture *f = *state;
+        bool done = false;
+        size_t n;
+
+        whole.n_tasks = 1;
+        kept.batch = whole.id;
+        insert_batch(f, &half);
+        insert_batch(f, &other);
+        insert_batch(f, &whole);
+        begin(f);
+        assert_int_equal(store_task_insert(f->store, &kept), 0);
+        for (size_t i = 0; i < ELEMENTSOF(tasks); i++) {
+                tasks[i] = test_task("uid:1", i % 2 ? TASK_BLOCKED : TASK_QUEUED);
+                tasks[i].batch = half.id;
+                assert_int_equal(store_task_insert(f->store, &tasks[i]), 0);
+                assert_int_equal(store_event_append(f->store, &tasks[i].id, &event, &seq), 0);
+                assert_int_equal(store_dependency_insert(f->store, &tasks[i].id, &kept.id, STORE_ON_FINISH), 0);
+        }
+        end(f);
+        begin(f);
+        assert_int_equal(store_batch_discard(f->store, &whole.id, 5, &done), STORE_E_CONFLICT);
+        assert_int_equal(store_batch_discard(f->store, &half.id, 5, &done), 0);
+        assert_false(done);
+        end(f);
+        assert_int_equal(store_batch_load(f->store, &half.id, &loaded), 0);
+        /* Undone with its request, it is as it was. */
+        begin(f);
+        assert_int_equal(store_batch_discard(f->store, &half.id, 5, &done), 0);
+        assert_true(done);
+        assert_int_equal(store_end(f->store, false), 0);
+        assert_int_equal(store_task_count(f->store, counts), 0);
+        assert_int_equal(counts[TASK_QUEUED] + counts[TASK_BLOCKED], 3);
+        assert_int_equal(store_batch_discard_unfinished(f->store, &n), 0);
+        assert_int_equal(n, 2);
+        assert_int_equal(store_batch_discard_unfinished(f->store, &n), 0);
+        assert_int_equal(n, 0);
+        loaded = store_batch_free(loaded);
+        assert_int_equal(store_batch_load(f->store, &half.id, &loaded), STORE_E_NOT_FOUND);
+        assert_int_equal(store_task_load(f->store, &tasks[0].id, 0, &task), STORE_E_NOT_FOUND);
+        assert_int_equal(store_task_load(f->store, &kept.id, 0, &task), 0);
+        assert_int_equal(store_task_count(f->store, counts), 0);
+        assert_int_equal(counts[TASK_QUEUED], 1);
+        assert_int_equal(counts[TASK_BLOCKED], 0);
 }
 
 typedef struct Ids {
@@ -572,6 +627,7 @@ static void test_events_of_all(void **state) {
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_batch_round_trip, fixture_setup, fixture_teardown),
+                cmocka_unit_test_setup_teardown(test_batch_discard, fixture_setup, fixture_teardown),
                 cmocka_unit_test_setup_teardown(test_batch_pages, fixture_setup, fixture_teardown),
                 cmocka_unit_test_setup_teardown(test_batch_tasks, fixture_setup, fixture_teardown),
                 cmocka_unit_test_setup_teardown(test_batch_sums, fixture_setup, fixture_teardown),
