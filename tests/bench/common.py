@@ -1,17 +1,37 @@
 """What the benchmarks share: an instance on a real disk, the disk's own speed, and how results are printed."""
 
+import http.client
+import json
 import os
 import pathlib
 import statistics
 import sys
 import tempfile
 import time
+import urllib.parse
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / 'integration'))
 import harness                                                          # noqa: E402 (the path comes first)
 
 # The build directory is on a disk, where /tmp may be memory and make every fsync free.
 os.environ.setdefault('AR_TMPDIR', str(harness.BUILD))
+
+
+class Connection:
+    """One keep-alive connection as the instance's submitter: a curl for each request would cost as much as a task."""
+
+    def __init__(self, instance):
+        address = urllib.parse.urlsplit(instance.url)
+        self.key = instance.client.key
+        self.http = http.client.HTTPConnection(address.hostname, address.port)
+
+    def request(self, method, path, body=None):
+        headers = {'Authorization': f'Bearer {self.key}', 'Content-Type': 'application/json'}
+        self.http.request(method, path, json.dumps(body) if body else None, headers)
+        response = self.http.getresponse()
+        text = response.read()
+        assert response.status in (200, 201), f'{method} {path}: {response.status} {text[:1000]}'
+        return json.loads(text)
 
 
 def scratch():
@@ -34,6 +54,16 @@ def fdatasync_p50_us(directory, rounds=200):
         times.append((time.perf_counter() - start) * 1e6)
     os.close(fd)
     return statistics.median(times)
+
+
+def memory(pid):
+    """Of a process, in bytes, by the names of smaps_rollup."""
+    values = {}
+    for line in open(f'/proc/{pid}/smaps_rollup'):
+        name, _, rest = line.partition(':')
+        if rest.strip().endswith('kB'):
+            values[name] = int(rest.split()[0]) * 1024
+    return values
 
 
 def bound(what, value, limit, unit, at_least=False):

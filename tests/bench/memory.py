@@ -8,12 +8,7 @@ from common import harness
 
 
 def rollup(pid):
-    values = {}
-    for line in open(f'/proc/{pid}/smaps_rollup'):
-        name, _, rest = line.partition(':')
-        if rest.strip().endswith('kB'):
-            values[name] = int(rest.split()[0]) / 1024
-    return values
+    return {name: n / 2**20 for name, n in common.memory(pid).items()}
 
 
 def main():
