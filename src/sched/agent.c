@@ -1,12 +1,15 @@
 /*
  * agent: whether an agent may take a task now.
  *
- * Gate: the vendor has said that the account is rate-limited, or its quota used up, until a time: until then nothing is
- * started on it, for every start would only burn an attempt. Where the vendor names no time, the wait doubles from
- * GATE_MIN_US with each time in a row. Gates are rows in the store: a restart does not forget them.
+ * Gate: the vendor has said that the account is rate-limited, or its quota used up, until a time: until then nothing
+ * is started on it, for every start would only burn an attempt. Where the vendor names no time, the wait doubles from
+ * GATE_MIN_US with each time in a row. Gates are rows in the store: a restart does not forget them. What was said is
+ * read from an agent's output, which a task can write to: so no word of it is believed for longer than GATE_MAX_US; then
+ * one task may try, and a success opens the gate at once.
  *
  * Breaker (Nygard, "Release It!"): BREAKER_FAILURES failures in a row of the kinds that no task is to blame for open it;
- * after a time that doubles with each opening one task may try, whose end closes or opens it.
+ * after a time that doubles with each opening one task may try, whose end closes or opens it. Where several principals
+ * have tasks, one of them alone can't open it for all.
  */
 
 #include "base/clock.h"
@@ -16,7 +19,6 @@
 
 #define GATE_MIN_US             (30 * USEC_PER_SEC)
 #define GATE_MAX_US             (3600 * USEC_PER_SEC)
-#define GATE_FOREVER_US         (7 * 24 * 3600 * USEC_PER_SEC)  /* no vendor's word is taken for longer */
 #define BREAKER_FAILURES        5
 #define BREAKER_MIN_US          (30 * USEC_PER_SEC)
 #define BREAKER_MAX_US          (600 * USEC_PER_SEC)
@@ -56,6 +58,8 @@ SchedBlock agent_block(const SchedAgent *a) {
 uint64_t agent_until(const SchedAgent *a) {
         uint64_t now_us = clock_realtime_us();
 
+        if (a->gone)
+                return 0;
         if (a->account->until_us > now_us)
                 return a->account->until_us;
         return a->breaker == SCHED_BREAKER_OPEN && a->breaker_until_us > now_us ? a->breaker_until_us : 0;
@@ -92,7 +96,7 @@ static bool is_gate_reason(const char *reason) {
 
 static bool is_breaker_reason(const char *reason) {
         return streq(reason, "overloaded") || streq(reason, "network") || streq(reason, "authentication") ||
-               streq(reason, "spawn_failed") || streq(reason, "inactivity");
+               streq(reason, "exec");
 }
 
 void agent_began(SchedAgent *a) {
@@ -110,7 +114,9 @@ static int gate_close(Sched *s, SchedAgent *a, const char *reason, uint64_t retr
         StoreGate row = { .account = a->account->name };
         int r;
 
-        wait_us = retry_after_us ? MIN(retry_after_us, GATE_FOREVER_US) : wait_us;
+        if (retry_after_us > GATE_MAX_US && a->breaker == SCHED_BREAKER_CLOSED)
+                breaker_set(s, a, SCHED_BREAKER_HALF_OPEN);
+        wait_us = retry_after_us ? MIN(retry_after_us, GATE_MAX_US) : wait_us;
         row.until_us = MAX(a->account->until_us, clock_realtime_us() + wait_us);
         row.reason = (char *)reason;
         r = store_gate_put(s->store, &row);
@@ -124,32 +130,70 @@ static int gate_close(Sched *s, SchedAgent *a, const char *reason, uint64_t retr
         return 0;
 }
 
-int agent_ended(Sched *s, SchedAgent *a, bool succeeded, const char *reason, uint64_t retry_after_us) {
+static int gate_open(Sched *s, SchedAgent *a) {
+        int r;
+
+        a->account->n_times = 0;
+        if (!a->account->until_us)
+                return 0;
+        r = store_gate_delete(s->store, a->account->name);
+        if (r && r != STORE_E_NOT_FOUND)
+                return r;
+        a->account->until_us = 0;
+        return 0;
+}
+
+static void breaker_count(Sched *s, SchedAgent *a, const SchedLimit *principal) {
+        if (!a->n_failures++)
+                a->failed_for = principal;
+        a->failed_for_many |= a->failed_for != principal || s->limits[SCHED_PRINCIPAL].n < 2;
+        if (a->breaker == SCHED_BREAKER_CLOSED && (a->n_failures < BREAKER_FAILURES || !a->failed_for_many))
+                return;
+        a->breaker_until_us = clock_realtime_us() + doubling(BREAKER_MIN_US, a->n_opened, BREAKER_MAX_US);
+        a->n_opened++;
+        breaker_set(s, a, SCHED_BREAKER_OPEN);
+}
+
+static void agent_is_well(Sched *s, SchedAgent *a) {
+        a->n_failures = a->n_opened = 0;
+        a->failed_for_many = false;
+        breaker_set(s, a, SCHED_BREAKER_CLOSED);
+}
+
+static void agent_look_again(Sched *s, SchedAgent *a) {
+        agent_health_arm(s);
+        queue_unpark(s, &a->limit->parked);
+        queue_unpark(s, &s->parked_any);
+}
+
+int agent_ended(Sched *s, SchedAgent *a, const SchedLimit *principal, bool succeeded, const char *reason,
+                uint64_t retry_after_us) {
         int r = 0;
 
         a->probing = false;
         if (succeeded) {
-                a->n_failures = a->n_opened = a->account->n_times = 0;
-                breaker_set(s, a, SCHED_BREAKER_CLOSED);
+                agent_is_well(s, a);
+                r = gate_open(s, a);
         } else if (reason && is_gate_reason(reason))
                 r = gate_close(s, a, reason, retry_after_us);
-        else if (reason && is_breaker_reason(reason)) {
-                a->n_failures++;
-                if (a->n_failures >= BREAKER_FAILURES || a->breaker != SCHED_BREAKER_CLOSED) {
-                        a->breaker_until_us =
-                                clock_realtime_us() + doubling(BREAKER_MIN_US, a->n_opened, BREAKER_MAX_US);
-                        a->n_opened++;
-                        breaker_set(s, a, SCHED_BREAKER_OPEN);
-                }
-        } else {
-                /* The agent works; it was the task, or a person's cancel. */
-                a->n_failures = 0;
-                breaker_set(s, a, SCHED_BREAKER_CLOSED);
-        }
-        agent_health_arm(s);
-        queue_unpark(s, &a->limit->parked);
-        queue_unpark(s, &s->parked_any);
+        else if (reason && is_breaker_reason(reason))
+                breaker_count(s, a, principal);
+        agent_look_again(s, a);
         return r;
+}
+
+int sched_agent_reset(Sched *s, const char *name) {
+        SchedAgent *a = agent_find(s, name);
+        int r;
+
+        if (!a)
+                return SCHED_E_NO_AGENT;
+        r = gate_open(s, a);
+        if (r)
+                return r == STORE_E_FULL || r == STORE_E_FAILED ? SCHED_E_UNAVAILABLE : error_fold(r);
+        agent_is_well(s, a);
+        agent_look_again(s, a);
+        return 0;
 }
 
 SchedAgentInfo sched_agent(const Sched *s, size_t i) {

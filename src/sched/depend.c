@@ -98,20 +98,7 @@ void depend_submitted(SchedTask *t) {
         }
 }
 
-typedef struct IdList {
-        Id *ids;
-        size_t n;
-} IdList;
-
-static int id_list_add(IdList *l, const Id *id) {
-        Id *ids = reallocarray(l->ids, l->n + 1, sizeof(*ids));
-
-        if (!ids)
-                return error_origin(-ENOMEM);
-        l->ids = ids;
-        l->ids[l->n++] = *id;
-        return 0;
-}
+#define DEPEND_TURN 256                 /* judged between two looks at the sockets */
 
 static int add_dependant(const Id *task, StoreCondition condition, void *userdata) {
         return id_list_add(userdata, task);
@@ -150,19 +137,34 @@ static int depend_first(Sched *s, const Id *id) {
         return r;
 }
 
+/* A few at a time: thousands may wait for one. */
+void depend_turn(Sched *s) {
+        int r = 0;
+
+        for (size_t n = 0; n < DEPEND_TURN && s->dependants.n && !r; n++) {
+                SchedTask *t = task_find(s, &s->dependants.ids[s->dependants.n - 1]);
+                r = t && depend_may_move(t) ? depend_move(s, t) : 0;
+                s->dependants.n -= r == 0;
+        }
+        if (!s->dependants.n) {
+                free(s->dependants.ids);
+                s->dependants = (IdList){};
+        }
+        if (r) {
+                s->depend_again = true;
+                sched_retry_later(s);
+        } else if (s->dependants.n && !s->stopping)
+                defer_schedule(&s->depend);
+}
+
 void depend_ended(Sched *s, const Id *id, TaskState state, bool in_batch) {
-        IdList dependants = {};
         int r;
 
         if (s->stopping)
                 return;
-        r = store_dependant_list(s->store, id, add_dependant, &dependants);
-        for (size_t i = 0; i < dependants.n && !r; i++) {
-                SchedTask *t = task_find(s, &dependants.ids[i]);
-                if (t && depend_may_move(t))
-                        r = depend_move(s, t);
-        }
-        free(dependants.ids);
+        r = store_dependant_list(s->store, id, add_dependant, &s->dependants);
+        if (s->dependants.n)
+                defer_schedule(&s->depend);
         if (!r && in_batch && state == TASK_SUCCEEDED)
                 r = depend_first(s, id);
         if (r) {

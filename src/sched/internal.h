@@ -118,6 +118,8 @@ struct SchedAgent {
         uint32_t n_failures;
         uint32_t n_opened;              /* in a row */
         uint64_t breaker_until_us;      /* realtime */
+        const SchedLimit *failed_for;   /* whose task the first of the failures was; to compare, not to look into */
+        bool failed_for_many;           /* more than one principal's failed, or there is only one */
         bool probing;                   /* half-open, and the one task runs */
 };
 
@@ -205,6 +207,11 @@ typedef struct SchedResources {
         bool known;                     /* a launcher has told of the machine */
 } SchedResources;
 
+typedef struct IdList {
+        Id *ids;
+        size_t n, capacity;
+} IdList;
+
 struct Sched {
         Reactor *reactor;
         Store *store;
@@ -243,6 +250,8 @@ struct Sched {
         uint64_t order_us;              /* the last one given out */
         uint64_t n_waiting;
         uint64_t queued_bytes;          /* prompts of all tasks; counted where there is a limit */
+        IdList dependants;              /* of tasks that have ended: to be judged */
+        Defer depend;
         bool depend_again;              /* the store was full when a task ended */
         Id generation;
         bool stopping;
@@ -306,6 +315,8 @@ void sched_settle(SchedTask *task, TaskState state, uint64_t due_us);
 int task_settle_when_durable(SchedTask *task, TaskState state) _must_check_;
 void sched_notify(SchedTask *task, bool ended);
 int sched_set_str(char **p, const char *s) _must_check_;
+/* The owner frees ids. */
+int id_list_add(IdList *list, const Id *id) _must_check_;
 
 /* ---- queue.c ---- */
 
@@ -333,6 +344,7 @@ void limit_deinit(Sched *sched);
 int limit_ref(Sched *sched, SchedLimitKind kind, const char *name, SchedLimit **ret_limit) _must_check_;
 void limit_unref(Sched *sched, SchedLimit *limit);
 SchedLimit *limit_find(const Sched *sched, SchedLimitKind kind, const char *name);
+bool limit_is_configured(const Sched *sched, SchedLimitKind kind, const char *name);
 uint32_t limit_running_max(const SchedLimit *limit);
 uint64_t limit_queued_max(const SchedLimit *limit);
 uint32_t limit_weight(const SchedLimit *limit);
@@ -358,11 +370,20 @@ SchedBlock agent_block(const SchedAgent *agent);
 uint64_t agent_until(const SchedAgent *agent);
 /* An attempt has begun, and ended: reason and retry_after_us as the adapter gave them. In the caller's begin/end. */
 void agent_began(SchedAgent *agent);
-int agent_ended(Sched *sched, SchedAgent *agent, bool succeeded, const char *reason, uint64_t retry_after_us)
-        _must_check_;
+int agent_ended(Sched *sched, SchedAgent *agent, const SchedLimit *principal, bool succeeded, const char *reason,
+                uint64_t retry_after_us) _must_check_;
 void agent_health_arm(Sched *sched);
 
 /* ---- resource.c ---- */
+
+/* What is asked for and what there is, rounded up: tasks that ask for nearly the same are one flow. */
+static inline uint32_t resource_cpus(uint32_t milli) {
+        return (milli + 99) / 100 * 100;
+}
+
+static inline uint64_t resource_memory(uint64_t bytes) {
+        return (bytes + MIB(64) - 1) / MIB(64) * MIB(64);
+}
 
 /* The launcher is connected: its machine, as it is now. */
 int resource_discover(Sched *sched) _must_check_;
@@ -414,6 +435,7 @@ int depend_judge(Sched *sched, const StoreTask *record, TaskEvent *ret_event, ch
 void depend_ended(Sched *sched, const Id *id, TaskState state, bool in_batch);
 /* It may be moved now: what was put off while it was not yet submitted. */
 void depend_submitted(SchedTask *task);
+void depend_turn(Sched *sched);
 /* True where another of its set has succeeded already. */
 int depend_is_lost(Sched *sched, const StoreTask *record, bool *ret_lost) _must_check_;
 /* Of all blocked tasks and all that run, after a restart. */

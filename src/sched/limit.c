@@ -30,6 +30,13 @@ SchedLimit *limit_find(const Sched *s, SchedLimitKind kind, const char *name) {
         return node ? container_of(node, SchedLimit, node) : NULL;
 }
 
+bool limit_is_configured(const Sched *s, SchedLimitKind kind, const char *name) {
+        for (size_t i = 0; i < s->config.n_limits; i++)
+                if (s->config.limits[i].kind == kind && streq(s->config.limits[i].name, name))
+                        return true;
+        return false;
+}
+
 /* The configuration's part; what it does not say is no limit. */
 void limit_configure(const Sched *s, SchedLimit *l) {
         const SchedAgent *a = l->kind == SCHED_AGENT ? agent_find((Sched *)s, l->name) : NULL;
@@ -152,6 +159,7 @@ static int limit_apply(Sched *s, SchedLimitKind kind, const StoreLimit *row) {
         l->set = set;
         l->n_refs--;            /* the setting itself keeps it */
         queue_unpark(s, &l->parked);
+        l->budget.day = 0;              /* what was used is read again */
         queue_unpark(s, &l->budget.parked);
         queue_unpark(s, &s->parked_any);
         return 0;
@@ -298,6 +306,7 @@ int sched_limit_unset(Sched *s, SchedLimitKind kind, const char *name) {
         l->n_refs++;
         l->set = set_free(l->set);
         queue_unpark(s, &l->parked);
+        l->budget.day = 0;              /* what was used is read again */
         queue_unpark(s, &l->budget.parked);
         queue_unpark(s, &s->parked_any);
         limit_unref(s, l);

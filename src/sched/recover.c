@@ -24,21 +24,6 @@ uint64_t recover_agents(Sched *s, const StoreTask *record) {
         return a ? agent_bit(s, a) : agents;
 }
 
-typedef struct IdList {
-        Id *ids;
-        size_t n;
-} IdList;
-
-static int id_list_add(IdList *l, const Id *id) {
-        Id *ids = reallocarray(l->ids, l->n + 1, sizeof(*ids));
-
-        if (!ids)
-                return error_origin(-ENOMEM);
-        l->ids = ids;
-        l->ids[l->n++] = *id;
-        return 0;
-}
-
 static int on_live_task(const StoreTask *record, void *userdata) {
         void **args = userdata;
         Sched *s = args[0];

@@ -17,7 +17,8 @@
 #include "base/log.h"
 #include "sched/internal.h"
 
-#define RESOURCE_BACKFILL_US (30 * USEC_PER_SEC)
+#define RESOURCE_BACKFILL_US    (30 * USEC_PER_SEC)
+#define RESOURCE_MEMORY_MIN     MIB(64)         /* less starts no agent */
 
 static bool asks(const SchedFlowKey *key) {
         return key->gpus || key->cpus_milli || key->memory;
@@ -41,8 +42,8 @@ void resource_configure(Sched *s) {
 
         if (!s->client)
                 return;
-        m->cpus_milli = s->config.cpus_milli ?: launcher_client_cpus(s->client) * 1000;
-        m->memory = s->config.memory ?: launcher_client_memory(s->client);
+        m->cpus_milli = resource_cpus(s->config.cpus_milli ?: launcher_client_cpus(s->client) * 1000);
+        m->memory = resource_memory(s->config.memory ?: launcher_client_memory(s->client));
 }
 
 int resource_discover(Sched *s) {
@@ -81,6 +82,11 @@ void resource_deinit(Sched *s) {
 int resource_check(const Sched *s, const StoreTask *task, char ret_detail[static SCHED_DETAIL_MAX]) {
         const SchedResources *m = &s->resources;
 
+        if (task->memory && task->memory < RESOURCE_MEMORY_MIN) {
+                snprintf(ret_detail, SCHED_DETAIL_MAX, "resources.memory: expected at least %zu bytes",
+                         RESOURCE_MEMORY_MIN);
+                return SCHED_E_INVALID;
+        }
         /* Nobody has told yet: the task waits, and says so. */
         if (!m->known)
                 return 0;
@@ -133,7 +139,9 @@ SchedBlock resource_block(SchedFlow *f) {
         if (!asks(&f->key))
                 return SCHED_BLOCK_NONE;
         if (!has_room(m, &f->key)) {
-                if (!m->first) {
+                /* No room is kept for what the machine has become too small for. */
+                if (!m->first && f->key.gpus <= m->n_gpus && f->key.cpus_milli <= m->cpus_milli &&
+                    f->key.memory <= m->memory) {
                         m->first = f;
                         m->first_since_us = now_us;
                 }

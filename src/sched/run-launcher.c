@@ -60,7 +60,8 @@ static void on_spawn_failed(Worker *worker, const char *stage, int error, const 
         run->worker = NULL;     /* the client frees it */
         run_end_without_record(run, (RunEnd){ .outcome = "spawn_failed", .event = TASK_EVENT_FAIL,
                                               .reason = streq(stage, "workspace") ? "workspace" : "spawn_failed",
-                                              .detail = text, .retryable = stage_is_passing(error) });
+                                              .detail = text, .retryable = stage_is_passing(error),
+                                              .is_exec = streq(stage, "exec") });
 }
 
 /* ---- recovery ---- */

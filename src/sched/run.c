@@ -430,7 +430,8 @@ static int run_write_end(SchedRun *run, RunEnd *end) {
                 r = run_append_result(run, end->text, end->n_text);
         r = r ?: run_attempt_end(run, end->outcome, end->reason, end->detail);
         r = r ?: run_write_usage(run);
-        r = r ?: agent_ended(s, run->agent, event == TASK_EVENT_SUCCEED, end->reason, end->retry_after_us);
+        r = r ?: agent_ended(s, run->agent, run->limits[2], event == TASK_EVENT_SUCCEED,
+                             end->is_exec ? "exec" : end->reason, end->retry_after_us);
         r = r ?: sched_write_state(s, run->record, event, end->reason, end->detail);
         int e = store_end(s->store, r == 0);
         r = r ?: e;
@@ -712,6 +713,11 @@ void run_finish(SchedRun *run) {
         } else {
                 run_count_usage(run, &outcome.usage);
                 budget_spend(&run->charge, &outcome.usage);
+                /* A budget that was set while it ran: the sums in the store have it. */
+                if (!run->charge.budgets[1])
+                        run->limits[2]->budget.day = 0;
+                if (!run->charge.budgets[2])
+                        run->limits[1]->budget.day = 0;
         }
 }
 

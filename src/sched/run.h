@@ -33,6 +33,7 @@ typedef struct RunEnd {
         TaskEvent event;
         bool retryable;
         uint64_t retry_after_us;
+        bool is_exec;                   /* the agent's program could not be started: none of the task's doing */
         const char *text;               /* of a `result` event to append; NULL: none */
         size_t n_text;
 } RunEnd;

@@ -5,14 +5,16 @@
 #include "base/log.h"
 #include "sched/internal.h"
 
-/* Starts in one go, some 10 ms: then others have their turn. */
-#define PUMP_MAX 64
+/* Starts in one go, and how long they may take: then others have their turn. */
+#define PUMP_MAX        64
+#define PUMP_US         (10 * USEC_PER_MSEC)
 
 /* ---- the pump ---- */
 
 void sched_pump(Sched *s) {
         SchedAgent *agent;
         SchedTask *t;
+        uint64_t start_us = clock_monotonic_us();
         int r;
 
         if (s->draining) {
@@ -27,7 +29,7 @@ void sched_pump(Sched *s) {
                 /* The store is tried again in a second, and not before: a try that fails kicks the pump anew. */
                 if (timer_is_set(&s->retry_timer))
                         break;
-                if (n == PUMP_MAX) {
+                if (n == PUMP_MAX || clock_monotonic_us() - start_us > PUMP_US) {
                         sched_kick(s);
                         break;
                 }
@@ -52,6 +54,10 @@ void sched_pump(Sched *s) {
 
 static void on_pump(Defer *defer) {
         sched_pump(container_of(defer, Sched, pump));
+}
+
+static void on_depend(Defer *defer) {
+        depend_turn(container_of(defer, Sched, depend));
 }
 
 void sched_kick(Sched *s) {
@@ -253,6 +259,7 @@ int sched_new(Sched **ret_sched, Reactor *reactor, Store *store, Metrics *metric
         pressure_init(&s->pressure);
         defer_init(&s->pump, reactor, on_pump);
         defer_init(&s->tell, reactor, on_tell);
+        defer_init(&s->depend, reactor, on_depend);
         list_init(&s->runs);
         list_init(&s->watches);
         s->metrics.submitted = metrics_family(metrics, METRIC_COUNTER, "agent_router_tasks_submitted_total",
@@ -297,6 +304,8 @@ Sched *sched_free(Sched *s) {
                 task_free(container_of(i, SchedTask, node));
         defer_cancel(&s->pump);
         defer_cancel(&s->tell);
+        defer_cancel(&s->depend);
+        free(s->dependants.ids);
         heap_deinit(&s->delayed);
         heap_deinit(&s->deadlines);
         queue_deinit(s);

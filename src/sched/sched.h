@@ -249,6 +249,11 @@ struct SchedAgentInfo {
         uint64_t gate_until_us;         /* realtime; 0: the account is not gated */
         const char *gate_reason;        /* "rate_limited" or "quota" */
 };
+/*
+ * An administrator knows better: the gate before its account and its breaker are open from now on. In the caller's
+ * begin/end. SCHED_E_NO_AGENT.
+ */
+int sched_agent_reset(Sched *sched, const char *name) _must_check_;
 size_t sched_n_agents(const Sched *sched);
 SchedAgentInfo sched_agent(const Sched *sched, size_t i);
 

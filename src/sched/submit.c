@@ -136,7 +136,8 @@ static int admit(Sched *s, const StoreTask *task, uint64_t n_before, char ret_de
                 if (!l) {
                         /* Its first task. */
                         if (limits[i].name && limits[i].kind == SCHED_GROUP &&
-                            s->limits[SCHED_GROUP].n >= SCHED_GROUPS_MAX)
+                            s->limits[SCHED_GROUP].n >= SCHED_GROUPS_MAX &&
+                            !limit_is_configured(s, SCHED_GROUP, limits[i].name))
                                 return refuse(ret_detail, SCHED_E_QUOTA, "there are %d groups with tasks already, the most "
                                               "that is allowed", SCHED_GROUPS_MAX);
                         max = s->config.queued_per_principal_max;

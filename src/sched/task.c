@@ -19,6 +19,19 @@ int sched_set_str(char **p, const char *s) {
         return 0;
 }
 
+int id_list_add(IdList *l, const Id *id) {
+        if (l->n == l->capacity) {
+                size_t capacity = l->capacity ? l->capacity * 2 : 16;
+                Id *ids = reallocarray(l->ids, capacity, sizeof(*ids));
+                if (!ids)
+                        return error_origin(-ENOMEM);
+                l->ids = ids;
+                l->capacity = capacity;
+        }
+        l->ids[l->n++] = *id;
+        return 0;
+}
+
 /* ---- life ---- */
 
 SchedTask *task_find(Sched *s, const Id *id) {
@@ -29,7 +42,8 @@ SchedTask *task_find(Sched *s, const Id *id) {
 
 static int task_flow(Sched *s, const StoreTask *record, uint64_t agents, SchedFlow **ret_flow) {
         SchedFlowKey key = { .agents = agents, .priority = record->priority, .gpus = record->gpus,
-                             .cpus_milli = record->cpus_milli, .memory = record->memory };
+                             .cpus_milli = resource_cpus(record->cpus_milli),
+                             .memory = resource_memory(record->memory) };
         int r;
 
         r = limit_ref(s, SCHED_PRINCIPAL, record->principal, &key.principal);

@@ -336,6 +336,59 @@ static void test_breaker(void **state) {
         world_deinit(&w);
 }
 
+/* One caller's failures don't close an agent for the others; an administrator may open what is closed. */
+static void test_breaker_of_one(void **state) {
+        World w;
+        Id id;
+
+        world_init(&w, 23);
+        Id other = world_submit(&w, &(TaskSpec){ .agent = "text", .principal = "key:other", .delay_us = 9000 * USEC_PER_SEC });
+        for (size_t i = 0; i < 8; i++) {
+                id = world_submit(&w, &(TaskSpec){ .agent = "json", .principal = "key:one" });
+                fail_one(&w, i, JSON_OVERLOADED);
+                world_run_until(&w, world_is_final(&w, &id));
+        }
+        assert_int_equal(sched_agent(w.sched, 1).breaker, SCHED_BREAKER_CLOSED);
+        id = world_submit(&w, &(TaskSpec){ .agent = "json", .principal = "key:other" });
+        fail_one(&w, 8, JSON_OVERLOADED);
+        world_run_until(&w, world_is_final(&w, &id));
+        assert_int_equal(sched_agent(w.sched, 1).breaker, SCHED_BREAKER_OPEN);
+        assert_int_equal(store_begin(w.store), 0);
+        assert_int_equal(sched_agent_reset(w.sched, "none"), SCHED_E_NO_AGENT);
+        assert_int_equal(sched_agent_reset(w.sched, "json"), 0);
+        assert_int_equal(store_end(w.store, true), 0);
+        assert_int_equal(sched_agent(w.sched, 1).breaker, SCHED_BREAKER_CLOSED);
+        id = world_submit(&w, &(TaskSpec){ .agent = "json" });
+        world_spawned(&w, 9);
+        assert_int_equal(world_cancel(&w, &other), 0);
+        w.poll = poll_succeed;
+        world_run_until(&w, sched_stats(w.sched).n_live == 0);
+        world_deinit(&w);
+}
+
+/* What an agent's output says of a wait is believed for an hour; then one task tries, and a success opens the gate. */
+static void test_gate_of_days(void **state) {
+        Id first, waiting[3];
+        World w;
+
+        world_init(&w, 24);
+        first = world_submit(&w, &(TaskSpec){ .agent = "json" });
+        fail_one(&w, 0, "{\"type\":\"error\",\"message\":\"try again in 6 days\",\"status\":429}\n");
+        world_run_until(&w, world_is_final(&w, &first));
+        for (size_t i = 0; i < 3; i++)
+                waiting[i] = world_submit(&w, &(TaskSpec){ .agent = "json" });
+        world_pass(&w, 3700 * USEC_PER_SEC);
+        assert_int_equal(w.launcher.n, 2);
+        w.poll = poll_succeed;
+        world_run_until(&w, sched_stats(w.sched).n_live == 0);
+        for (size_t i = 0; i < 3; i++)
+                assert_int_equal(world_state(&w, &waiting[i]), TASK_SUCCEEDED);
+        assert_int_equal(sched_agent(w.sched, 1).gate_until_us, 0);
+        world_crash(&w);
+        assert_int_equal(sched_agent(w.sched, 1).gate_until_us, 0);
+        world_deinit(&w);
+}
+
 /* A task that names no agent moves on where one fails for reasons of its own. */
 static void test_fallback(void **state) {
         World w;
@@ -513,6 +566,36 @@ static void test_gang(void **state) {
         world_deinit(&w);
 }
 
+/* A machine that has become smaller keeps no room for what it can't hold. */
+static void test_too_large(void **state) {
+        World w;
+        Id big;
+
+        world_init(&w, 25);
+        w.launcher.n_gpus = 4;
+        w.launcher.cpus = 8;
+        w.launcher.memory = GIB(16);
+        world_crash(&w);
+        world_run_until(&w, launcher_client_is_ready(w.client));
+        set_limit(&w, "global", "", -1, true, 0);
+        big = world_submit(&w, &(TaskSpec){ .agent = "json", .gpus = 4, .memory = GIB(10) });
+        world_pass(&w, USEC_PER_SEC);
+        w.launcher.n_gpus = 2;
+        fake_hang_up(&w.launcher);
+        world_crash(&w);
+        set_limit(&w, "global", "", -1, false, 0);
+        world_pass(&w, 60 * USEC_PER_SEC);
+        assert_waits(&w, &big, "resources");
+        for (size_t i = 0; i < 5; i++)
+                world_submit(&w, &(TaskSpec){ .agent = "json", .gpus = 1, .memory = GIB(1) });
+        w.poll = poll_succeed;
+        world_run_until(&w, sched_stats(w.sched).n_live == 1);
+        assert_int_equal(world_cancel(&w, &big), 0);
+        world_run_until(&w, sched_stats(w.sched).n_live == 0);
+        assert_int_equal(world_try_submit(&w, &(TaskSpec){ .agent = "json", .memory = 1 }, &big), SCHED_E_INVALID);
+        world_deinit(&w);
+}
+
 /* ---- budgets ---- */
 
 static Id make_batch(World *w, uint64_t max_tokens) {
@@ -684,6 +767,13 @@ static void test_results_in_prompt(void **state) {
         spec.n_after = 1;
         assert_int_equal(world_try_submit(&w, &spec, &stranger), SCHED_E_INVALID);
         assert_non_null(strstr(w.detail, "name it in 'after'"));
+        char *many = calloc(1, 300 * 18 + 1);
+        assert_non_null(many);
+        for (size_t i = 0; i < 300; i++)
+                memcpy(many + i * 18, "{{after.0.result}}", 18);
+        spec.prompt = many;
+        assert_int_equal(world_try_submit(&w, &spec, &stranger), SCHED_E_INVALID);
+        free(many);
         memset(big, 'x', KIB(70));
         for (size_t i = 0; i < 2; i++) {
                 bool is_one = id_equal(&w.launcher.attempts[i]->task, &one);
@@ -777,11 +867,14 @@ int main(void) {
                 cmocka_unit_test(test_deadline_and_jump),
                 cmocka_unit_test(test_gate),
                 cmocka_unit_test(test_breaker),
+                cmocka_unit_test(test_breaker_of_one),
+                cmocka_unit_test(test_gate_of_days),
                 cmocka_unit_test(test_fallback),
                 cmocka_unit_test(test_fallback_ends),
                 cmocka_unit_test(test_gpus),
                 cmocka_unit_test(test_shares),
                 cmocka_unit_test(test_gang),
+                cmocka_unit_test(test_too_large),
                 cmocka_unit_test(test_batch_budget),
                 cmocka_unit_test(test_over_budget),
                 cmocka_unit_test(test_day_budget),
