@@ -4,8 +4,8 @@
  * Gate: the vendor has said that the account is rate-limited, or its quota used up, until a time: until then nothing
  * is started on it, for every start would only burn an attempt. Where the vendor names no time, the wait doubles from
  * GATE_MIN_US with each time in a row. Gates are rows in the store: a restart does not forget them. What was said is
- * read from an agent's output, which a task can write to: so no word of it is believed for longer than GATE_MAX_US; then
- * one task may try, and a success opens the gate at once.
+ * read from an agent's output, which a task can write to: so no word of it is believed for longer than GATE_MAX_US;
+ * then one task may try, and a success opens the gate at once.
  *
  * Breaker (Nygard, "Release It!"): BREAKER_FAILURES failures in a row of the kinds that no task is to blame for open it;
  * after a time that doubles with each opening one task may try, whose end closes or opens it. Where several principals
