@@ -76,6 +76,27 @@ int api_agents(Request *q) {
         return 0;
 }
 
+int api_agent_reset(Request *q) {
+        int r, end;
+
+        r = store_begin(q->api->store);
+        if (!r) {
+                r = sched_agent_reset(q->api->sched, q->params[0]);
+                end = store_end(q->api->store, r == 0);
+                r = r ?: end;
+        }
+        if (r == SCHED_E_NO_AGENT) {
+                request_problem(q, 404, NULL, "there is no agent of this name; GET /agents lists them");
+                return 0;
+        }
+        if (r)
+                return r;
+        log_notice("agent '%s': gate and breaker are opened by %s", q->params[0], q->principal.name);
+        q->status = 204;
+        request_finish(q);
+        return 0;
+}
+
 static int append_strings(Buf *out, const char *const *strings) {
         int r = buf_append_str(out, "[");
 

@@ -230,6 +230,7 @@ int api_key_post(Request *request);
 int api_key_list(Request *request);
 int api_key_delete(Request *request);
 int api_agents(Request *request);
+int api_agent_reset(Request *request);
 int api_status(Request *request);
 int api_healthz(Request *request);
 int api_readyz(Request *request);

@@ -30,6 +30,7 @@ const Route api_routes[] = {
         { API_POST, "/reload", api_reload, ROLE_ADMIN, NULL },
         { API_GET, "/usage", api_usage, ROLE_SUBMITTER, "by from to format" },
         { API_GET, "/agents", api_agents, ROLE_SUBMITTER, NULL },
+        { API_POST, "/agents/{name}/reset", api_agent_reset, ROLE_ADMIN, NULL },
         { API_GET, "/status", api_status, ROLE_SUBMITTER, NULL },
         { API_GET, "/metrics", api_metrics, ROLE_SUBMITTER, NULL },
         { API_GET, "/openapi.json", api_openapi, ROLE_SUBMITTER, NULL },

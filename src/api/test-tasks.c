@@ -273,7 +273,7 @@ static void test_members(void **state) {
         first = submit(&aw, AS_A, TASK);
         id_format(&first, id_text);
         snprintf(body, sizeof(body), "{\"prompt\":\"x\",\"group\":\"g\",\"deadline\":\"2100-01-01T00:00:00Z\","
-                 "\"resources\":{\"cpus\":0.5,\"memory\":\"8M\"},\"max_tokens\":5,\"max_cost_usd\":0.25,"
+                 "\"resources\":{\"cpus\":0.5,\"memory\":\"80M\"},\"max_tokens\":5,\"max_cost_usd\":0.25,"
                  "\"after\":[\"%s\",\"%s\"],\"on\":\"finish\",\"on_unmet\":\"run\"}", id_text, id_text);
         _cleanup_(answer_deinit) Answer full = ask(&aw, &aw.tcp, "POST /tasks", AS_A, body);
         assert_status(&full, 201);
@@ -282,7 +282,7 @@ static void test_members(void **state) {
         assert_member(&full, "on_unmet", "run");
         assert_member(&full, "deadline", "2100-01-01T00:00:00.000Z");
         assert_non_null(strstr(full.body, "\"waiting\":{\"reason\":\"dependency\""));
-        assert_non_null(strstr(full.body, "\"resources\":{\"gpus\":0,\"cpus\":0.5,\"memory\":8388608}"));
+        assert_non_null(strstr(full.body, "\"resources\":{\"gpus\":0,\"cpus\":0.5,\"memory\":83886080}"));
         assert_non_null(strstr(full.body, "\"max_tokens\":5,\"max_cost_usd\":0.25"));
         snprintf(request, sizeof(request), "\"after\":[{\"id\":\"%s\",\"state\":\"queued\",\"on\":\"finish\"}]", id_text);
         assert_non_null(strstr(full.body, request));

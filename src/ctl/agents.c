@@ -1,6 +1,7 @@
 #include <inttypes.h>
 
 #include "base/clock.h"
+#include "base/error.h"
 #include "base/json.h"
 #include "ctl/agents.h"
 #include "ctl/client.h"
@@ -79,4 +80,33 @@ int verb_agents(Ctl *ctl, const Verb *verb, int argc, char **argv) {
                 return CTL_OK;
         }
         return agents_print(ctl, json_at(answer, "/agents"));
+}
+
+int verb_agent_reset(Ctl *ctl, const Verb *verb, int argc, char **argv) {
+        _cleanup_(buf_deinit) Buf b = BUF_NULL;
+        _cleanup_free_ char *path = NULL;
+        int n, r;
+
+        r = ctl_parse(ctl, verb, NULL, argc, argv, &n);
+        if (r)
+                return ctl_parsed(r);
+        if (n != 1)
+                return ctl_fail(CTL_USAGE, "expected the name of one agent: agent-routerctl agent reset NAME");
+        r = buf_append_str(&b, "/v1/agents/");
+        r = r ?: client_escape(&b, argv[0]);
+        r = r ?: buf_append_str(&b, "/reset");
+        r = r ?: buf_take_str(&b, &path);
+        if (r)
+                return error_fold(r);
+        r = client_call(ctl, &(ClientRequest){ .method = "POST", .path = path }, NULL);
+        if (r)
+                return r;
+        if (ctl->json)
+                puts("{\"reset\":true}");
+        else {
+                fputs("agent ", stdout);
+                text_write_line(stdout, argv[0], 0);
+                puts(": its gate and its breaker are open");
+        }
+        return CTL_OK;
 }

@@ -80,4 +80,5 @@ int verb_reload(Ctl *ctl, const Verb *verb, int argc, char **argv);
 int verb_usage(Ctl *ctl, const Verb *verb, int argc, char **argv);
 int verb_events(Ctl *ctl, const Verb *verb, int argc, char **argv);
 int verb_agents(Ctl *ctl, const Verb *verb, int argc, char **argv);
+int verb_agent_reset(Ctl *ctl, const Verb *verb, int argc, char **argv);
 int verb_doctor(Ctl *ctl, const Verb *verb, int argc, char **argv);

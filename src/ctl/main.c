@@ -66,6 +66,9 @@ static const Verb verbs[] = {
           "With the circuit breaker of each (open after failures in a row: nothing is started until it closes), and the gate\n"
           "before its account (rate-limited, or its quota used up).", verb_agents },
         { "agents", "", "the same", NULL, verb_agents },
+        { "agent reset", "NAME", "start an agent's tasks again",
+          "Opens the gate before its account and its circuit breaker, where you know that what closed them is over.",
+          verb_agent_reset },
         { "doctor", "", "check this machine, without a router",
           "Checks the kernel (io_uring, cgroups, namespaces, Landlock, seccomp), the store key, the sockets, and which agent\n"
           "CLIs are found, with their versions and logins. What is missing is said with its remedy. Exit code 1 where\n"

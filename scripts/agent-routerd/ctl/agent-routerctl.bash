@@ -83,7 +83,7 @@ _agent_routerctl() {
                              [[ $cur == -* ]] || words+=" $(_agent_routerctl_column 2 group list)" ;;
                 drain) words="--wait --deadline $common" ;;
                 usage) words="--by --from --to --csv $common" ;;
-                agent) words="list $common" ;;
+                agent) words="list reset $common" ;;
                 key) words="create list revoke $common" ;;
                 'key create') words="--name --role --run-as $common" ;;
                 'key revoke') words=$common

@@ -130,6 +130,7 @@ $c -n '__agent_routerctl_key revoke' -a '(__agent_routerctl_column key list)' -d
 
 $c -n '__fish_seen_subcommand_from events' -l after -x -d 'Begin after this event'
 $c -n '__fish_seen_subcommand_from events' -l patience -x -d 'How long a router that is gone is waited for'
+$c -n '__agent_routerctl_first agent' -a 'list reset'
 $c -n '__agent_routerctl_first limit' -a 'list set unset'
 $c -n '__agent_routerctl_words limit list set unset' -a 'global agent principal group'
 $c -n '__agent_routerctl_words limit set; or __agent_routerctl_words group set' -s r -l running -x -d 'So many run at once'
