@@ -174,8 +174,14 @@ void conn_stop_all(Api *api, bool now) {
         }
 }
 
+/* Any: what its body may be is known when its path is. */
+static void conn_expect_request(Conn *c) {
+        http1_set_body_max(c->http, MAX(c->api->config.body_max, c->api->config.batch_body_max));
+}
+
 /* A response is queued: the next request may come. */
 static void conn_next(Conn *c) {
+        conn_expect_request(c);
         if (http1_must_close(c->http) || c->stopping || c->refused || (c->eof && !buf_size(&c->in))) {
                 conn_drain_and_close(c);
                 return;
@@ -327,6 +333,7 @@ static int conn_begin_request(Conn *c, const Http1Event *e) {
         if (!q->path || (e->target[n_path] && !(q->query = strdup(e->target + n_path + 1))))
                 return error_origin(-ENOMEM);
         q->body.max = route_body_max(q);
+        http1_set_body_max(c->http, q->body.max);
         length = http1_header(e, "content-length");
         if (length && parse_u64(length, &n_body) && n_body > q->body.max)
                 return BUF_E_FULL;
@@ -548,8 +555,7 @@ void conn_accept(ApiListener *listener, int fd) {
         }
         c->peer = peer;
         c->api = api;
-        /* The larger of them: what a request may have is known when its path is. */
-        http1_set_body_max(c->http, MAX(api->config.body_max, api->config.batch_body_max));
+        conn_expect_request(c);
         timer_init(&c->timer, api->reactor, on_timer);
         defer_init(&c->work, api->reactor, on_work);
         list_link_tail(&api->conns, &c->link);

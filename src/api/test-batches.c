@@ -208,7 +208,7 @@ static void test_a_batch(void **state) {
 
 /* Ten thousand, in slices: whole after a restart, replayed, cancelled and retried in slices. */
 static void test_ten_thousand(void **state) {
-        _cleanup_free_ char *body = batch_of(10000, TASK, ""), *id = NULL, *again = NULL;
+        _cleanup_free_ char *body = batch_of(10000, TASK, ""), *id = NULL;
         _cleanup_(json_putp) json_object *batch = NULL, *cancelled = NULL, *retried = NULL, *late = NULL;
         uint64_t n_ticks;
         ApiWorld aw;
