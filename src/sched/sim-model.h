@@ -16,6 +16,10 @@
 
 #define SIM_TASKS_MAX 48
 #define SIM_DEPENDENCIES_MAX 3
+#define SIM_GPUS 2
+#define SIM_GPU_SHARES 2
+#define SIM_CPUS 4
+#define SIM_MEMORY MIB(8192)
 #define SIM_LOG_LINES 60
 #define SIM_LOG_WIDTH 160
 
@@ -30,6 +34,8 @@ typedef struct SimTask {
         bool gone;                      /* it was not, and a crash took it */
         bool cancelled;                 /* its cancel was acknowledged: it must not start any more */
         bool again;                     /* it was asked to run again after its end */
+        uint32_t cpus_milli;
+        uint64_t memory;
         bool open;                      /* an attempt is under way, by what is written */
         const char *agent;              /* of that attempt */
         uint64_t succeeded_us;          /* monotonic: when its success was first seen; 0: not */
@@ -131,6 +137,33 @@ static void sim_check_limit(const char *kind, const char *name, uint64_t configu
                 fail_msg("%s '%s' is paused, and a task of it starts", kind, name);
 }
 
+static void sim_check_machine(const SimTask *starts) {
+        uint64_t cpus_milli = starts->cpus_milli, memory = starts->memory;
+
+        for (size_t i = 0; i < the_sim->n; i++)
+                if (the_sim->tasks[i].open) {
+                        cpus_milli += the_sim->tasks[i].cpus_milli;
+                        memory += the_sim->tasks[i].memory;
+                }
+        if (starts->cpus_milli)
+                assert_true(cpus_milli <= SIM_CPUS * 1000);
+        if (starts->memory)
+                assert_true(memory <= SIM_MEMORY);
+}
+
+static void sim_check_budget(const SimTask *starts) {
+        _cleanup_(store_batch_freep) StoreBatch *batch = NULL;
+        uint64_t counts[_TASK_STATE_N];
+        StoreUsage usage;
+
+        if (id_is_null(&starts->batch))
+                return;
+        assert_int_equal(store_batch_load(the_sim->w.store, &starts->batch, &batch), 0);
+        assert_int_equal(store_batch_count(the_sim->w.store, &starts->batch, counts, &usage), 0);
+        if (batch->max_tokens && spending_of(&usage).tokens >= batch->max_tokens)
+                fail_msg("task %u starts, and the budget of its batch is used up", starts->n);
+}
+
 /* ---- what a start must find ---- */
 
 typedef struct SimDependencies {
@@ -178,6 +211,8 @@ static void sim_check_start(const StoreAttempt *attempt) {
         sim_check_limit("principal", t->principal, sim->w.config.running_per_principal_max ?: SCHED_NO_LIMIT);
         if (t->group)
                 sim_check_limit("group", t->group, SCHED_NO_LIMIT);
+        sim_check_machine(t);
+        sim_check_budget(t);
         if (!t->again) {
                 SimDependencies d = { .run_anyway = record->on_unmet == STORE_UNMET_RUN };
                 assert_int_equal(store_dependency_list(sim->w.store, &t->id, sim_check_dependency, &d), 0);
@@ -299,6 +334,43 @@ int __wrap_fdatasync(int fd) {
 
 /* ---- the scheduler's books, at any moment ---- */
 
+/* What the runs hold of this is what is taken of it. */
+static void sim_check_reserved(const Sched *s, const SchedBudget *b) {
+        SchedSpending sum = {};
+
+        list_for_each_safe(i, &s->runs) {
+                const SchedRun *run = container_of(i, SchedRun, link);
+                for (size_t k = 0; k < BUDGETS; k++)
+                        if (run->charge.budgets[k] == b) {
+                                sum.tokens += run->charge.reserved[k].tokens;
+                                sum.microusd += run->charge.reserved[k].microusd;
+                        }
+        }
+        assert_int_equal(b->reserved.tokens, sum.tokens);
+        assert_int_equal(b->reserved.microusd, sum.microusd);
+}
+
+static void sim_check_resources(const Sched *s) {
+        const SchedResources *m = &s->resources;
+        uint64_t cpus_milli = 0, memory = 0, gpus = 0, used = 0;
+
+        list_for_each_safe(i, &s->runs) {
+                const SchedRun *run = container_of(i, SchedRun, link);
+                cpus_milli += run->holds ? run->task->flow->key.cpus_milli : 0;
+                memory += run->holds ? run->task->flow->key.memory : 0;
+                gpus += run->holds ? run->task->flow->key.gpus : 0;
+        }
+        assert_int_equal(m->cpus_milli_used, cpus_milli);
+        assert_int_equal(m->memory_used, memory);
+        for (size_t i = 0; i < m->n_gpus; i++) {
+                assert_true(m->gpus_used[i] <= SIM_GPU_SHARES);
+                used += m->gpus_used[i];
+        }
+        /* Before a launcher has told of its GPUs they are not counted. */
+        if (m->known)
+                assert_int_equal(used, gpus);
+}
+
 typedef struct SimCount {
         uint64_t n_live;
         uint32_t n_running;
@@ -356,27 +428,36 @@ static void sim_check_books(Sim *sim) {
                         SimCount c = sim_count(s, l);
                         assert_int_equal(l->n_running, c.n_running);
                         assert_int_equal(l->n_live, c.n_live);
+                        sim_check_reserved(s, &l->budget);
                 }
+        map_for_each(i, &s->budgets)
+                sim_check_reserved(s, container_of(i, SchedBudget, node));
+        sim_check_resources(s);
         map_for_each(i, &s->flows)
                 sim_check_flow(s, container_of(i, SchedFlow, node));
         for (size_t i = 0; i < ELEMENTSOF(s->levels); i++)
                 assert_int_equal(s->busy[i / 64] >> (i % 64) & 1, s->levels[i].by_age.n > 0);
 }
 
-/* No two processes of one task, whatever the router believes. */
+/* No two processes of one task, and no GPU with more than it has shares, whatever the router believes. */
 static void sim_check_launcher(const Sim *sim) {
         const FakeLauncher *l = &sim->w.launcher;
+        unsigned shares[SIM_GPUS] = {};
 
         for (size_t i = 0; i < l->n; i++) {
                 const FakeAttempt *a = l->attempts[i];
                 if (a->forgotten || a->exited)
                         continue;
+                for (size_t k = 0; k < SIM_GPUS; k++)
+                        shares[k] += a->gpus >> k & 1;
                 for (size_t k = 0; k < i; k++) {
                         const FakeAttempt *b = l->attempts[k];
                         if (!b->forgotten && !b->exited && id_equal(&a->task, &b->task))
                                 fail_msg("task %u runs twice at once", sim_find(&a->task)->n);
                 }
         }
+        for (size_t k = 0; k < SIM_GPUS; k++)
+                assert_true(shares[k] <= SIM_GPU_SHARES);
 }
 
 /* ---- the history of one task ---- */

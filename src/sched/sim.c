@@ -34,6 +34,7 @@
 static_assert(SIM_TASKS_MAX < 64, "tasks of a request are bits of a word");
 
 static const char *const manifests[] = { MANIFEST_TEXT, MANIFEST_JSON, MANIFEST_OTHER, NULL };
+static const char *const fewer_manifests[] = { MANIFEST_TEXT, MANIFEST_JSON, NULL };
 static const char *const agents[] = { "text", "json", "other" };
 static const char *const principals[] = { "uid:1", "key:a", "key:b" };
 static const char *const groups[] = { "refactor", "review" };
@@ -89,7 +90,7 @@ static void await(SimVerb verb, uint64_t tasks) {
 /* Why a request may be refused. */
 static void assert_refusal(int r) {
         if (r != SCHED_E_UNAVAILABLE && r != STORE_E_FULL && r != STORE_E_FAILED && r != SCHED_E_FINAL &&
-            r != SCHED_E_NOT_FINAL && r != SCHED_E_INVALID)
+            r != SCHED_E_NOT_FINAL && r != SCHED_E_INVALID && r != SCHED_E_NO_AGENT)
                 fail_msg("a request failed with %d: %s", r, sim.w.detail);
 }
 
@@ -108,6 +109,14 @@ static TaskSpec random_spec(Id after[static SIM_DEPENDENCIES_MAX]) {
                 .on_unmet = chance(30) ? STORE_UNMET_RUN : STORE_UNMET_CANCEL,
         };
 
+        if (chance(15))
+                spec.gpus = 1 + (uint32_t)rnd(SIM_GPUS);
+        if (chance(15))
+                spec.cpus_milli = 1 + (uint32_t)rnd(SIM_CPUS * 1000);
+        if (chance(15))
+                spec.memory = 1 + rnd(SIM_MEMORY);
+        if (chance(15))
+                spec.max_tokens = 1 + rnd(20);
         if (spec.agent && streq(spec.agent, "text"))
                 spec.capabilities = NULL;
         if (chance(15))
@@ -124,7 +133,8 @@ static SimTask *add_task(const StoreTask *record, const TaskSpec *spec, bool fir
         SimTask *t = &sim.tasks[sim.n];
 
         *t = (SimTask){ .id = record->id, .n = (unsigned)sim.n, .principal = spec->principal, .group = spec->group,
-                        .batch = spec->batch, .first = first, .deadline_us = record->deadline_us };
+                        .batch = spec->batch, .first = first, .deadline_us = record->deadline_us, .cpus_milli = spec->cpus_milli,
+                        .memory = spec->memory };
         sim.n++;
         return t;
 }
@@ -143,6 +153,7 @@ static void submit(unsigned n) {
         r = 0;
         if (n > 1) {
                 batch.id = test_id();
+                batch.max_tokens = chance(30) ? 1 + rnd(40) : 0;
                 r = store_batch_insert(sim.w.store, &batch);
         }
         for (unsigned i = 0; i < n && !r; i++) {
@@ -222,9 +233,11 @@ static const LimitName limit_names[] = {
 };
 
 static void set_limit(const LimitName *which, bool paused) {
+        bool daily = streq(which->kind, "agent") || streq(which->kind, "principal");
         StoreLimit limit = { .kind = (char *)which->kind, .name = (char *)which->name, .paused = paused,
                              .running = chance(30) ? -1 : (int64_t)rnd(4), .weight = (uint32_t)rnd(4), .queued = -1,
-                             .max_tokens_day = -1, .max_cost_microusd_day = -1, .updated_us = 1,
+                             .max_tokens_day = daily && chance(20) ? 1 + (int64_t)rnd(40) : -1,
+                             .max_cost_microusd_day = -1, .updated_us = 1,
                              .updated_by = (char *)"uid:0" };
         int r, e;
 
@@ -256,6 +269,21 @@ static int unset_limit(const LimitName *which) {
         return r;
 }
 
+/* Another configuration: so many at once, and with the third agent or without it. */
+static void reload(const char *const *with) {
+        Adapter *adapters[ELEMENTSOF(manifests)] = {};
+        size_t n = 0;
+
+        sim.w.config.running_max = 1 + (uint32_t)rnd(6);
+        sim.w.manifests = with;
+        for (; with[n]; n++)
+                adapters[n] = load_manifest(with[n]);
+        sim_log("the configuration is read again: %u at once, %zu agents", sim.w.config.running_max, n);
+        assert_int_equal(sched_configure(sim.w.sched, &sim.w.config, adapters, n), 0);
+        for (size_t i = 0; i < n; i++)
+                adapter_free(adapters[i]);
+}
+
 /* ---- what agents do ---- */
 
 static void agent_step(FakeAttempt *a) {
@@ -263,7 +291,7 @@ static void agent_step(FakeAttempt *a) {
                 "{\"type\":\"text\",\"text\":\"a\"}\n", "{\"type\":\"tool\",\"name\":\"b\"}\n", "x\n", "{\"type\":\"te",
                 "{\"type\":\"error\",\"message\":\"busy\",\"status\":503}\n",
                 "{\"type\":\"error\",\"message\":\"slow down\",\"status\":429}\n",
-                "{\"type\":\"done\",\"in\":1,\"out\":1}\n",
+                "{\"type\":\"done\",\"in\":3,\"out\":4}\n",
         };
 
         switch (rnd(a->answered ? 40 : 4)) {
@@ -448,6 +476,9 @@ static void random_act(void) {
                 world_pass(&sim.w, rnd(3 * USEC_PER_SEC));
                 break;
         case 53:
+                reload(chance(30) ? fewer_manifests : manifests);
+                break;
+        case 54:
                 world_pass(&sim.w, rnd(90 * USEC_PER_SEC));
                 break;
         }
@@ -479,6 +510,7 @@ static void calm_down(void) {
         if (store_failure(sim.w.store))
                 crash("its store had failed");
         launcher_mend();
+        reload(manifests);
         sim.w.launcher.auto_spawn = sim.w.launcher.obey_kill = true;
         for (size_t i = 0; i < ELEMENTSOF(limit_names); i++) {
                 int r = unset_limit(&limit_names[i]);
@@ -516,6 +548,9 @@ static void check_all_is_zero(void) {
         assert_true(list_is_empty(&s->runs));
         assert_true(list_is_empty(&s->parked_any));
         assert_true(list_is_empty(&s->parked_resources));
+        assert_null(s->resources.first);
+        assert_int_equal(s->budgets.n, 0);
+        assert_int_equal(s->n_orphans, 0);
         for (size_t i = 0; i < s->n_agents; i++) {
                 assert_int_equal(s->agents[i].limit->n_running, 0);
                 assert_int_equal(s->agents[i].limit->n_live, 0);
@@ -539,6 +574,10 @@ static void run_seed(void **state) {
         clock_freeze(0, 0);
         world_init(&sim.w, seed);
         sim.w.manifests = manifests;
+        sim.w.launcher.n_gpus = SIM_GPUS;
+        sim.w.launcher.gpu_shares = SIM_GPU_SHARES;
+        sim.w.launcher.cpus = SIM_CPUS;
+        sim.w.launcher.memory = SIM_MEMORY;
         sim.w.config.running_max = 1 + (uint32_t)rnd(6);
         sim.w.config.running_per_principal_max = chance(50) ? 0 : 1 + (uint32_t)rnd(4);
         world_stop(&sim.w);
