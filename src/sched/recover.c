@@ -104,7 +104,7 @@ static int collect_attempt(const StoreAttempt *attempt, void *userdata) {
         return error_trace(run_recover(t, agent, steal_ptr(&record), attempt));
 }
 
-/* A running task without an open attempt goes back to the queue (none is known to be written so; a net below). */
+/* A running task without an open attempt, for its agent is gone and another may run it, goes back to the queue. */
 static int recover_without_attempt(Sched *s) {
         int r;
 
@@ -112,10 +112,16 @@ static int recover_without_attempt(Sched *s) {
                 SchedTask *t = container_of(i, SchedTask, node);
                 if (t->state != TASK_RUNNING || t->run)
                         continue;
-                r = sched_move(s, &i->id, TASK_EVENT_REQUEUE, "requeued", "it had no attempt under way");
+                if (t->cancel_requested) {
+                        r = sched_move(s, &i->id, TASK_EVENT_CANCEL, "cancelled", "cancelled while it ran");
+                        r = r ?: task_settle_when_durable(t, TASK_CANCELLED);
+                } else {
+                        r = sched_move(s, &i->id, TASK_EVENT_REQUEUE, "requeued", "it had no attempt under way");
+                        if (!r)
+                                sched_settle(t, TASK_QUEUED, 0);
+                }
                 if (r)
                         return error_fold(r);
-                sched_settle(t, TASK_QUEUED, 0);
         }
         return 0;
 }

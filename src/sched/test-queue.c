@@ -428,6 +428,28 @@ static void test_fallback(void **state) {
         world_deinit(&w);
 }
 
+/* Cancelled while it ran on an agent that is gone after the restart: no other agent runs it. */
+static void test_cancelled_and_gone(void **state) {
+        static const char *const without_json[] = { MANIFEST_TEXT, MANIFEST_OTHER, NULL };
+        World w;
+        Id id;
+
+        world_init(&w, 16);
+        w.manifests = both_manifests;
+        world_crash(&w);
+        w.launcher.obey_kill = false;
+        id = world_submit(&w, &(TaskSpec){ .capabilities = code });
+        assert_string_equal(world_spawned(&w, 0)->agent, "json");
+        assert_int_equal(world_cancel(&w, &id), 0);
+        world_pass(&w, USEC_PER_SEC);
+        w.manifests = without_json;
+        world_crash(&w);
+        world_finish(&w, &id);
+        assert_int_equal(world_state(&w, &id), TASK_CANCELLED);
+        assert_int_equal(w.launcher.n, 1);
+        world_deinit(&w);
+}
+
 /* Both fail: each had its turn, and that is the end. */
 static void test_fallback_ends(void **state) {
         World w;
@@ -870,6 +892,7 @@ int main(void) {
                 cmocka_unit_test(test_breaker_of_one),
                 cmocka_unit_test(test_gate_of_days),
                 cmocka_unit_test(test_fallback),
+                cmocka_unit_test(test_cancelled_and_gone),
                 cmocka_unit_test(test_fallback_ends),
                 cmocka_unit_test(test_gpus),
                 cmocka_unit_test(test_shares),
