@@ -57,6 +57,9 @@ Attempt *attempt_free(Attempt *a) {
         loop_timer_clear(&a->launcher->loop, &a->kill_timer);
         loop_timer_clear(&a->launcher->loop, &a->cgroup_timer);
         attempt_close(a, &a->init, &a->pidfd);
+        /* Only where the loop has failed, and we end: the child may still be in what it was given. */
+        if (!a->reaped)
+                a->spawn = NULL;
         attempt_close_report(a);
         attempt_close(a, &a->status_source, &a->status_fd);
         for (unsigned i = 0; i < 2; i++) {

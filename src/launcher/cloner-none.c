@@ -8,12 +8,13 @@
 
 void cloner_init(Cloner *c) {
         c->usable = false;
+        c->suid_dumpable_fd = -1;
 }
 
 void cloner_deinit(Cloner *c) {
 }
 
-pid_t cloner_clone(Cloner *c, struct clone_args *args, void (*run)(void *userdata, void *stack), void *userdata) {
+pid_t cloner_clone(Cloner *c, struct clone_args *args, ClonerRun run, void *userdata) {
         return -EAGAIN;
 }
 

@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -39,7 +40,7 @@ static inline __attribute__((__always_inline__)) long cloner_clone3(struct clone
 
 static _noreturn_ __attribute__((__noinline__)) void cloner_child(ClonerThread *t) {
         (void)sem_post(&t->started);
-        t->run(t->userdata, cloner_stacks[t - t->cloner->threads] + CLONER_STACK);
+        t->run(t->userdata, cloner_stacks[t - t->cloner->threads] + CLONER_STACK, &t->alone);
         _exit(1);
 }
 
@@ -49,6 +50,17 @@ static __attribute__((__noinline__)) void cloner_serve(ClonerThread *t) {
         if (result == 0)
                 cloner_child(t);
         t->error = result < 0 ? (int)-result : 0;
+}
+
+/*
+ * A child that is not alone may have been killed beside one of its own, which is then still on our second stack, and
+ * has our errno. It is a zombie only once its pid namespace is empty. Whoever reaps it first leaves us ECHILD.
+ */
+static void cloner_wait(const ClonerThread *t) {
+        siginfo_t info;
+
+        if (t->pid > 0 && !t->alone)
+                (void)waitid(P_PID, (id_t)t->pid, &info, WEXITED | WNOWAIT);
 }
 
 static void *cloner_thread(void *userdata) {
@@ -63,6 +75,7 @@ static void *cloner_thread(void *userdata) {
                 /* A change of ids may have set it to fs.suid_dumpable. */
                 (void)prctl(PR_SET_DUMPABLE, 0);
                 (void)sem_post(&t->started);
+                cloner_wait(t);
                 t->busy = false;
                 (void)sem_post(&t->cloner->idle);
         }
@@ -87,15 +100,15 @@ static int cloner_start(ClonerThread *t) {
 }
 
 /* With fs.suid_dumpable=1 a change of ids in the child would make us open to the task's user. */
-static bool cloner_is_safe(void) {
-        _cleanup_close_ int fd = open("/proc/sys/fs/suid_dumpable", O_RDONLY | O_CLOEXEC);
-        char c = '1';
+static bool cloner_is_safe(const Cloner *c) {
+        char value = '1';
 
-        return fd >= 0 && read(fd, &c, 1) == 1 && c != '1';
+        return pread(c->suid_dumpable_fd, &value, 1, 0) == 1 && value != '1';
 }
 
 void cloner_init(Cloner *c) {
-        c->usable = cloner_is_safe() && sem_init(&c->idle, 0, CLONER_THREADS) == 0;
+        c->suid_dumpable_fd = open("/proc/sys/fs/suid_dumpable", O_RDONLY | O_CLOEXEC);
+        c->usable = c->suid_dumpable_fd >= 0 && sem_init(&c->idle, 0, CLONER_THREADS) == 0;
         for (unsigned i = 0; i < CLONER_THREADS; i++)
                 c->threads[i].cloner = c;
 }
@@ -111,6 +124,8 @@ void cloner_deinit(Cloner *c) {
                 (void)pthread_join(t->thread, NULL);
                 t->made = false;
         }
+        fd_close(c->suid_dumpable_fd);
+        c->suid_dumpable_fd = -1;
 }
 
 /* Takes one of the threads that are not busy, waiting a moment for it. */
@@ -138,8 +153,8 @@ static ClonerThread *cloner_take(Cloner *c) {
         return NULL;
 }
 
-pid_t cloner_clone(Cloner *c, struct clone_args *args, void (*run)(void *userdata, void *stack), void *userdata) {
-        ClonerThread *t = c->usable ? cloner_take(c) : NULL;
+pid_t cloner_clone(Cloner *c, struct clone_args *args, ClonerRun run, void *userdata) {
+        ClonerThread *t = c->usable && cloner_is_safe(c) ? cloner_take(c) : NULL;
 
         if (!t)
                 return -EAGAIN;
@@ -150,6 +165,7 @@ pid_t cloner_clone(Cloner *c, struct clone_args *args, void (*run)(void *userdat
         t->userdata = userdata;
         t->pid = 0;
         t->error = 0;
+        t->alone = false;
         t->busy = true;
         (void)sem_init(&t->started, 0, 0);
         (void)sem_post(&t->work);

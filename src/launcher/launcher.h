@@ -58,7 +58,7 @@ struct Launcher {
 
 #define LAUNCHER_NULL {                                                                                         \
                 .loop = { .epoll_fd = -1 }, .cgroups = CGROUPS_NULL, .view = VIEW_NULL, .homes = HOMES_NULL,    \
-                .server = SERVER_NULL, .init_fd = -1, .lock_fd = -1,                                            \
+                .server = SERVER_NULL, .cloner = { .suid_dumpable_fd = -1 }, .init_fd = -1, .lock_fd = -1,      \
         }
 
 /* Errors are logged here. Deinit takes an object that init has failed on. */

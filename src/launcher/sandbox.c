@@ -288,6 +288,8 @@ _noreturn_ void sandbox_run(Sandbox *s, void *stack) {
                 (void)failure_set(&failure, "fork", errno, "the agent can't be forked: %s; raise sandbox.pids_max", strerror(errno));
                 sandbox_fail(s, &failure);
         }
+        if (shared)
+                *s->alone = true;
         left.at_us = clock_monotonic_us();
         (void)!write(s->report_fd, &left, sizeof(left));
         /* Nothing of the agent's stays here: neither its secrets, nor its pipes. The last that goes is the report's. */

@@ -64,6 +64,7 @@ struct Sandbox {
         int report_fd;
         int status_fd;
         int init_fd;            /* the program to become init by, where the memory is the launcher's; else -1 */
+        _Atomic(bool) *alone;   /* likewise: set when the agent has left it (cloner.h) */
 };
 
 /* Of the agent between clone and execve: a Failure, and the C library's own needs. */

@@ -118,8 +118,11 @@ static int spawn_fail_resources(const char *what, int error, Failure *failure) {
                 what, strerror(error));
 }
 
-static void spawn_run(void *userdata, void *stack) {
-        sandbox_run(userdata, stack);
+static void spawn_run(void *userdata, void *stack, _Atomic(bool) *alone) {
+        Sandbox *s = userdata;
+
+        s->alone = alone;
+        sandbox_run(s, stack);
 }
 
 /*

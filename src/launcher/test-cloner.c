@@ -10,7 +10,9 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/mman.h>
 #include <sys/pidfd.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -25,7 +27,11 @@
 
 static Cloner cloner;
 
+/* Take the kernel a while to close, between a process's leaving of its memory and the end of its namespace. */
+#define PIPES 10000
+
 typedef struct Job {
+        volatile uint64_t beats;
         volatile int seen;
         volatile uintptr_t stack;
         int status_fd;
@@ -37,7 +43,7 @@ static int teardown(void **state) {
         return 0;
 }
 
-static pid_t clone_job(void (*run)(void *userdata, void *stack), Job *job, int *ret_pidfd) {
+static pid_t clone_job(ClonerRun run, Job *job, int *ret_pidfd) {
         struct clone_args args = {
                 .flags = CLONE_PIDFD,
                 .pidfd = (uint64_t)(uintptr_t)ret_pidfd,
@@ -56,7 +62,7 @@ static int reap(pid_t pid, int pidfd) {
         return info.si_code == CLD_EXITED ? info.si_status : -info.si_status;
 }
 
-static void run_writes(void *userdata, void *stack) {
+static void run_writes(void *userdata, void *stack, _Atomic(bool) *alone) {
         Job *job = userdata;
 
         job->seen = (int)syscall(SYS_getpid);
@@ -82,7 +88,7 @@ static void test_shares_memory(void **state) {
         }
 }
 
-static void run_hangs(void *userdata, void *stack) {
+static void run_hangs(void *userdata, void *stack, _Atomic(bool) *alone) {
         for (;;)
                 (void)pause();
 }
@@ -130,7 +136,7 @@ static void test_refused_clone(void **state) {
         }
 }
 
-static void run_init(void *userdata, void *stack) {
+static void run_init(void *userdata, void *stack, _Atomic(bool) *alone) {
         Job *job = userdata;
         pid_t agent;
 
@@ -138,6 +144,7 @@ static void run_init(void *userdata, void *stack) {
         agent = (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
         if (agent == 0)
                 _exit(42);
+        *alone = true;
         init_image_exec(job->image_fd, agent, job->status_fd);
         _exit(99);
 }
@@ -172,17 +179,110 @@ static void test_init_program(void **state) {
         close(job.image_fd);
 }
 
+static int straggle(void *userdata) {
+        Job *job = userdata;
+
+        (void)syscall(SYS_close_range, 3, ~0U, 0);
+        while (job->beats < UINT64_MAX) {
+                job->beats++;
+                errno = ENOTTY;
+        }
+        return 0;
+}
+
+static void run_straggle(void *userdata, void *stack, _Atomic(bool) *alone) {
+        Job *job = userdata;
+        struct rlimit limit;
+        int pair[2];
+
+        if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+                limit.rlim_cur = limit.rlim_max;
+                (void)setrlimit(RLIMIT_NOFILE, &limit);
+        }
+        for (unsigned i = 0; i < PIPES && pipe2(pair, O_CLOEXEC) == 0; i++)
+                ;
+        (void)clone(straggle, stack, CLONE_VM | CLONE_VFORK | SIGCHLD, job);
+        _exit(1);
+}
+
+/* Killed beside a child of its own: its thread, whose errno and stack that one has, is taken until that is gone too. */
+static void test_straggler(void **state) {
+        Job job = {};
+
+        for (unsigned i = 0; i < 8; i++) {
+                struct clone_args args = { .flags = CLONE_NEWPID | CLONE_NEWUSER, .exit_signal = SIGCHLD };
+                ClonerThread *t = NULL;
+                uint64_t beats, until;
+                pid_t pid;
+
+                job.beats = 0;
+                pid = cloner_clone(&cloner, &args, run_straggle, &job);
+                if (pid == -EPERM || pid == -ENOSPC) {
+                        print_message("skipped: no user namespaces here\n");
+                        skip();
+                }
+                assert_true(pid > 0);
+                for (unsigned k = 0; k < CLONER_THREADS; k++)
+                        if (cloner.threads[k].pid == pid)
+                                t = &cloner.threads[k];
+                assert_non_null(t);
+                while (!job.beats)
+                        (void)sched_yield();
+                assert_true(t->busy);
+                assert_int_equal(kill(pid, SIGKILL), 0);
+                /* Without a processor of ours, which the three of them need. */
+                for (unsigned k = 0; k < CLONER_THREADS; k++)
+                        while (sem_wait(&cloner.idle) < 0)
+                                ;
+                beats = job.beats;
+                until = clock_monotonic_us() + 1000;
+                while (clock_monotonic_us() < until)
+                        assert_int_equal(job.beats, beats);
+                for (unsigned k = 0; k < CLONER_THREADS; k++)
+                        (void)sem_post(&cloner.idle);
+                assert_int_equal(waitpid(pid, NULL, 0), pid);
+        }
+}
+
+/* The machine's setting may change at any time. */
+static void test_suid_dumpable(void **state) {
+        int ours = cloner.suid_dumpable_fd, pidfd = -1;
+        Job job = {};
+
+        cloner.suid_dumpable_fd = memfd_create("suid_dumpable", MFD_CLOEXEC);
+        for (unsigned i = 0; i < 3; i++) {
+                static const char *const values[] = { "0\n", "1\n", "2\n" };
+                pid_t pid;
+
+                assert_int_equal(pwrite(cloner.suid_dumpable_fd, values[i], 2, 0), 2);
+                pid = clone_job(run_writes, &job, &pidfd);
+                if (i == 1)
+                        assert_int_equal(pid, -EAGAIN);
+                else
+                        assert_int_equal(reap(pid, pidfd), 7);
+        }
+        /* What can't be read is not known to be safe. */
+        assert_int_equal(ftruncate(cloner.suid_dumpable_fd, 0), 0);
+        assert_int_equal(clone_job(run_writes, &job, &pidfd), -EAGAIN);
+        close(cloner.suid_dumpable_fd);
+        cloner.suid_dumpable_fd = ours;
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_shares_memory),
                 cmocka_unit_test(test_hanging_children),
                 cmocka_unit_test(test_refused_clone),
                 cmocka_unit_test(test_init_program),
+                cmocka_unit_test(test_straggler),
+                cmocka_unit_test(test_suid_dumpable),
         };
 
+        char value = '1';
+
         cloner_init(&cloner);
-        if (!cloner.usable) {
-                printf("1..0 # SKIP fs.suid_dumpable is 1\n");
+        if (!cloner.usable || pread(cloner.suid_dumpable_fd, &value, 1, 0) != 1 || value == '1') {
+                printf("1..0 # SKIP fs.suid_dumpable is 1, or can't be read\n");
                 return 0;
         }
         return cmocka_run_group_tests(tests, NULL, teardown);

@@ -17,6 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "launcher/test-client.h"
 
@@ -441,6 +442,34 @@ static void test_failures_name_the_way_out(void **state) {
         run_deinit(&run);
 }
 
+/* Wherever the two processes stand that share the launcher's memory: it goes on, and others' starts are whole. */
+static void test_kill_at_every_stage(void **state) {
+        Client *c = *state;
+
+        for (unsigned i = 0; i < 150; i++) {
+                uint64_t until;
+                Id killed, other;
+                Run run;
+
+                client_spawn(c, &killed, "sleep 1000.9951");
+                until = clock_monotonic_us() + (uint64_t)i * 40;
+                while (clock_monotonic_us() < until)
+                        ;
+                client_tell(c, LAUNCH_KILL, &killed, 0);
+                client_spawn(c, &other, "echo whole");
+                client_collect(c, &other, &run);
+                assert_int_equal(run.last.type, LAUNCH_EXITED);
+                assert_string_equal((char *)buf_data(&run.out), "whole\n");
+                run_deinit(&run);
+                client_tell(c, LAUNCH_FORGET, &killed, 0);
+                client_tell(c, LAUNCH_FORGET, &other, 0);
+        }
+        client_wait_process("1000.9951", false);
+        client_disconnect(c);
+        client_connect(c);
+        assert_int_equal(c->n_listed, 0);
+}
+
 /* A container's /proc, masked: a plain user gets no fresh one. It is said, and what is shown instead is closed. */
 static void test_masked_proc(void **state) {
         static const char *const environment[] = { "SECRET=of-the-host", NULL };
@@ -495,7 +524,7 @@ int main(int argc, char **argv) {
                 cmocka_unit_test(test_workspaces),       cmocka_unit_test(test_read_only_paths),
                 cmocka_unit_test(test_home_files),       cmocka_unit_test(test_users),
                 cmocka_unit_test(test_credentials),      cmocka_unit_test(test_failures_name_the_way_out),
-                cmocka_unit_test(test_masked_proc),
+                cmocka_unit_test(test_kill_at_every_stage), cmocka_unit_test(test_masked_proc),
         };
 
         if (argc > 1 && streq(argv[1], "plain"))
