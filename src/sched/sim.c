@@ -133,8 +133,8 @@ static SimTask *add_task(const StoreTask *record, const TaskSpec *spec, bool fir
         SimTask *t = &sim.tasks[sim.n];
 
         *t = (SimTask){ .id = record->id, .n = (unsigned)sim.n, .principal = spec->principal, .group = spec->group,
-                        .batch = spec->batch, .first = first, .deadline_us = record->deadline_us, .cpus_milli = spec->cpus_milli,
-                        .memory = spec->memory };
+                        .batch = spec->batch, .first = first, .deadline_us = record->deadline_us,
+                        .cpus_milli = spec->cpus_milli, .memory = spec->memory };
         sim.n++;
         return t;
 }
