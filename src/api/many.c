@@ -76,13 +76,23 @@ static int add_task(const StoreTask *task, void *userdata) {
         return 0;
 }
 
+/*
+ * Each in a request of its own: the scheduler has taken a task out of its queue when sched_cancel() returns, and would
+ * not hear that another one's failure has undone the write.
+ */
 static int cancel_ids(Request *q, ManyJob *j) {
-        int r;
+        int r, end;
 
         for (size_t i = 0; i < j->n_ids; i++) {
+                r = store_begin(q->api->store);
+                if (r)
+                        return r;
                 r = sched_cancel(q->api->sched, &j->ids[i]);
+                end = store_end(q->api->store, r == 0);
                 if (r && r != SCHED_E_FINAL)
                         return r == SCHED_E_UNAVAILABLE ? STORE_E_FAILED : error_fold(r);
+                if (end)
+                        return end;
                 j->n += !r;
                 j->n_round += !r;
         }
@@ -114,10 +124,11 @@ static int cancel_batch_slice(Request *q) {
                 r = store_batch_update(q->api->store, j->batch);
         }
         r = r ?: list_batch(q, j);
-        r = r ?: cancel_ids(q, j);
         end = store_end(q->api->store, r == 0);
-        if (r || end)
-                return r ?: end;
+        r = r ?: end;
+        r = r ?: cancel_ids(q, j);
+        if (r)
+                return r;
         if (j->all_seen)
                 return batch_answer(q, j->batch);
         request_go_on(q);
@@ -259,20 +270,16 @@ static int answer_cancelled(Request *q, const ManyJob *j) {
 static int cancel_slice(Request *q) {
         ManyJob *j = q->job;
         Id next = {};
-        int r, end;
+        int r;
 
         j->n_ids = j->n_seen = 0;
         j->filter.state = j->state ?: live_states[j->i_state];
         j->filter.before = id_is_null(&j->at) ? j->newest : j->at;
         j->filter.limit = MANY_PAGE;
-        r = store_begin(q->api->store);
-        if (r)
-                return r;
         r = store_task_list(q->api->store, &j->filter, add_task, j, &next);
         r = r ?: cancel_ids(q, j);
-        end = store_end(q->api->store, r == 0);
-        if (r || end)
-                return r ?: end;
+        if (r)
+                return r;
         /* A short page that has a next one stopped among rows that the filter turns away. */
         if (!id_is_null(&next))
                 j->at = next;

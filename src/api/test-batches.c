@@ -5,6 +5,16 @@
 
 #define TASK "{\"prompt\":\"hello\",\"agent\":\"text\"}"
 
+/* The disk is full at this event from now on; 0: not. */
+static unsigned full_at;
+
+int __real_store_event_append(Store *store, const Id *task_id, const StoreEvent *event, uint64_t *ret_seq);
+int __wrap_store_event_append(Store *store, const Id *task_id, const StoreEvent *event, uint64_t *ret_seq);
+
+int __wrap_store_event_append(Store *store, const Id *task_id, const StoreEvent *event, uint64_t *ret_seq) {
+        return full_at && --full_at == 0 ? STORE_E_FULL : __real_store_event_append(store, task_id, event, ret_seq);
+}
+
 static void world_without_launcher(ApiWorld *aw, uint64_t seed) {
         api_world_init(aw, seed);
         aw->config.batch_body_max = MIB(4);
@@ -564,6 +574,38 @@ static void test_agents(void **state) {
         api_world_deinit(&aw);
 }
 
+/* The disk is full after some were cancelled: those are, the others wait on, and asking again does the rest. */
+static void test_cancel_with_a_full_disk(void **state) {
+        for (unsigned i = 0; i < 2; i++) {
+                _cleanup_(json_putp) json_object *batch = NULL, *before = NULL, *cancelled = NULL, *rest = NULL;
+                _cleanup_free_ char *body = batch_of(5, TASK, "");
+                char request[96];
+                const char *id;
+                ApiWorld aw;
+
+                world_without_launcher(&aw, 90 + i);
+                _cleanup_(answer_deinit) Answer made = ask(&aw, &aw.tcp, "POST /batches", AS_A, body);
+                assert_status(&made, 201);
+                batch = json_tokener_parse(made.body);
+                id = word(batch, "/id");
+                full_at = 3;
+                snprintf(request, sizeof(request), "POST /batches/%s/cancel", id);
+                _cleanup_(answer_deinit) Answer refused = i ? ask(&aw, &aw.tcp, "POST /tasks/cancel", AS_A, "{\"all\":true}")
+                                                            : ask(&aw, &aw.tcp, request, AS_A, NULL);
+                assert_in_range(refused.status, 503, 507);
+                world_pass(&aw.w, USEC_PER_SEC);
+                before = call(&aw, "GET", "/batches/", id, "");
+                assert_int_equal(number(before, "/counts/cancelled"), 2);
+                assert_int_equal(sched_stats(aw.w.sched).n_live, 3);
+                cancelled = call(&aw, "POST", "/batches/", id, "/cancel");
+                world_pass(&aw.w, USEC_PER_SEC);
+                rest = call(&aw, "GET", "/batches/", id, "");
+                assert_int_equal(number(rest, "/counts/cancelled"), 5);
+                assert_int_equal(sched_stats(aw.w.sched).n_live, 0);
+                api_world_deinit(&aw);
+        }
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_refused),
@@ -576,6 +618,7 @@ int main(void) {
                 cmocka_unit_test(test_chain),
                 cmocka_unit_test(test_retry),
                 cmocka_unit_test(test_cancel_many),
+                cmocka_unit_test(test_cancel_with_a_full_disk),
                 cmocka_unit_test(test_agents),
         };
         return cmocka_run_group_tests_name("api-batches", tests, NULL, NULL);
