@@ -176,8 +176,8 @@ void sched_submitted_id(Sched *sched, const Id *id, bool kept);
 int sched_check(Sched *sched, StoreTask *task, const SchedRequest *request, uint64_t n_before,
                 char ret_detail[static SCHED_DETAIL_MAX]) _must_check_;
 /*
- * In the caller's begin/end too, one task in each: where it is undone after sched_cancel() has returned 0, the scheduler
- * does not know. A waiting task is cancelled by the write; a running one is killed when it is durable.
+ * In the caller's begin/end too, one task in each: where it is undone after sched_cancel() has returned 0, the
+ * scheduler does not know. A waiting task is cancelled by the write; a running one is killed when it is durable.
  */
 int sched_cancel(Sched *sched, const Id *id) _must_check_;
 /*
