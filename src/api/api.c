@@ -19,7 +19,8 @@ int api_new(Api **ret_api, Reactor *reactor, Store *store, Sched *sched, Metrics
         api->started_us = reactor_now_us(reactor);
         list_init(&api->listeners);
         list_init(&api->conns);
-        list_init(&api->sliced);
+        list_init(&api->charged);
+        jobs_init(api);
         r = id_new(&api->instance);
         if (r) {
                 free(api);

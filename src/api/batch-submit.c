@@ -39,7 +39,6 @@ typedef struct BatchJob {
         size_t n, n_max;
         size_t i;                       /* tasks that the phase is done with */
         bool idempotent;
-        bool pause;                     /* for a moment, before the next slice */
         uint8_t hash[AUTH_HASH_SIZE];
         struct {                        /* why it is undone */
                 int error;              /* SCHED_E_*, or -errno */
@@ -296,7 +295,7 @@ static int append_answer(Request *q, BatchJob *j) {
 /* With the first of its tasks. */
 static int write_begin(Request *q, BatchJob *j) {
         j->batch.created_us = clock_realtime_us();
-        request_hide(q, &j->batch.id);
+        q->hidden = j->batch.id;
         return store_event_last(q->api->store, &q->hidden_since) ?: store_batch_insert(q->api->store, &j->batch);
 }
 
@@ -342,7 +341,7 @@ static int job_write(Request *q, BatchJob *j, Slice *slice, JsonError *e) {
                 return job_undo_for(q, j, r);
         if (from == 0)
                 r = write_begin(q, j);
-        while (!r && j->i < j->n && (j->i == from || slice_has_room(slice)))
+        while (!r && j->i < j->n && (slice_has_room(slice) || j->i == from))
                 r = write_task(q, j, j->order.order[j->i++]);
         if (!r && j->i == j->n)
                 r = write_end(q, j);
@@ -352,7 +351,7 @@ static int job_write(Request *q, BatchJob *j, Slice *slice, JsonError *e) {
                 return job_undo_for(q, j, r);
         if (j->i < j->n)
                 return 0;
-        q->hidden = (Id){};
+        request_unhide(q);
         return BATCH_E_END;
 }
 
@@ -381,29 +380,30 @@ static int job_undo(Request *q, BatchJob *j, Slice *slice, JsonError *e) {
                 return job_answer_refusal(q, j);
         if (r)
                 return r;
-        r = store_batch_discard(q->api->store, &j->batch.id, BATCH_SLICE_TASKS, &done);
+        r = store_batch_discard(q->api->store, &j->batch.id, MAX(slice->left, 1u), &done);
+        slice->left = 0;
         end = store_end(q->api->store, r == 0);
         if (r == STORE_E_NOT_FOUND || (!r && !end && done))
                 return job_answer_refusal(q, j);
-        j->pause = r || end;
-        if (j->pause)
+        if (r || end) {
+                q->paused_until_us = reactor_now_us(q->api->reactor) + BATCH_UNDO_RETRY_US;
                 log_warning("a batch that failed can't be undone yet: %s", r < 0 ? strerror(-r) : "the disk is full");
+        }
         return 0;
 }
 
 /* ---- from tick to tick ---- */
 
-static int job_slice(Request *q) {
+static int job_slice(Request *q, Slice *slice) {
         static int (*const phases[])(Request *, BatchJob *, Slice *, JsonError *) = {
                 [BATCH_READ] = job_read, [BATCH_CHECK] = job_check, [BATCH_WRITE] = job_write,
                 [BATCH_QUEUE] = job_queue, [BATCH_ANSWER] = job_answer, [BATCH_UNDO] = job_undo,
         };
-        Slice slice = slice_begin();
         BatchJob *j = q->job;
         JsonError e = {};
         int r;
 
-        while ((r = phases[j->phase](q, j, &slice, &e)) == BATCH_E_END) {
+        while ((r = phases[j->phase](q, j, slice, &e)) == BATCH_E_END) {
                 j->phase++;
                 j->i = 0;
         }
@@ -413,18 +413,14 @@ static int job_slice(Request *q) {
                 request_json_problem(q, &e);
                 return 0;
         }
-        if (!r)
-                request_go_on(q);
-        if (!r && j->pause)
-                timer_set(&q->timer, reactor_now_us(q->api->reactor) + BATCH_UNDO_RETRY_US);
         return r;
 }
 
 static int job_start(Request *q, BatchJob *j) {
         q->job = j;
         q->job_free = job_free;
-        q->slice = job_slice;
-        return job_slice(q);
+        request_start_job(q, job_slice);
+        return 0;
 }
 
 int api_batch_post(Request *q) {

@@ -10,7 +10,7 @@
  *   many.c           cancelling and retrying many tasks
  *
  * Ten thousand tasks are a second's work, which no other client should have to wait for: each of these goes on from
- * tick to tick (request_go_on()) in slices of BATCH_SLICE_US.
+ * tick to tick, in turns (jobs.c).
  */
 
 #include "api/submit.h"
@@ -22,8 +22,6 @@ typedef struct BatchSplit BatchSplit;
 
 #define BATCH_TASKS_MAX         10000
 #define BATCH_REST_MAX          KIB(64) /* of the document, without its tasks */
-#define BATCH_SLICE_US          (5 * USEC_PER_MSEC)
-#define BATCH_SLICE_TASKS       500     /* and at most so many */
 #define BATCH_LIST_LIMIT        50
 #define BATCH_LIST_LIMIT_MAX    500
 
@@ -34,20 +32,6 @@ enum {
         BATCH_E_CYCLE,
         BATCH_E_ANSWERED,
 };
-
-typedef struct Slice {
-        uint64_t until_us;              /* monotonic */
-        unsigned left;
-} Slice;
-
-static inline Slice slice_begin(void) {
-        return (Slice){ .until_us = clock_monotonic_us() + BATCH_SLICE_US, .left = BATCH_SLICE_TASKS };
-}
-
-/* For one task more. */
-static inline bool slice_has_room(Slice *s) {
-        return s->left && s->left-- && clock_monotonic_us() < s->until_us;
-}
 
 /* ---- batch-split.c: the document is never a tree as a whole ---- */
 

@@ -388,7 +388,12 @@ static void conn_feed(Conn *c) {
                 }
                 buf_consume(&c->in, consumed);
                 if (r) {
-                        conn_refuse(c, r == BUF_E_FULL ? 413 : 503, r == BUF_E_FULL ? "the body is too large" : "the router is out of memory");
+                        if (r == BUF_E_FULL)
+                                conn_refuse(c, 413, "the body is too large");
+                        else if (r == -EDQUOT)
+                                conn_refuse(c, 429, "this caller's other requests hold large bodies; send this one when they are answered");
+                        else
+                                conn_refuse(c, 503, "the router is out of memory");
                         return;
                 }
                 if (e.type == HTTP1_END) {
@@ -468,7 +473,7 @@ static void on_bytes(Stream *stream, const uint8_t *data, size_t n) {
                 stream_pause(stream);
                 /* DRAINING: a half-closed client still gets its response; on_drain closes. */
                 if (c->phase == CONN_EVENTS || c->phase == CONN_LINGERING ||
-                    (c->phase == CONN_BUSY && c->request && c->request->watching))
+                    (c->phase == CONN_BUSY && c->request && request_waits_for_client(c->request)))
                         conn_close(c);
                 else if (c->phase == CONN_READING)
                         conn_feed(c);

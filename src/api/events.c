@@ -111,7 +111,7 @@ static int on_task_event(const StoreEvent *event, void *userdata) {
 static int on_any_event(uint64_t n, const Id *task, const StoreEvent *event, void *userdata) {
         ChunkContext *c = userdata;
 
-        if (n > api_events_max(c->stream->api))
+        if (n > api_events_max(c->stream->api, c->stream->principal))
                 return EVENTS_HIDDEN;
         c->stream->after = n;
         return append_event(c->stream, n, task, event);
@@ -174,7 +174,7 @@ static int read_all(EventStream *s) {
         r = store_event_list_all(s->api->store, before, *s->principal ? s->principal : NULL, EVENTS_CHUNK, on_any_event,
                                  &c, &after);
         if (r == EVENTS_HIDDEN) {
-                s->more = false;        /* the batch's tasks wake it when they are queued */
+                s->more = false;        /* request_unhide() wakes it */
                 return 0;
         }
         if (r)

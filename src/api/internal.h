@@ -3,6 +3,7 @@
 /* What the files of this layer share. */
 
 #include "api/api.h"
+#include "base/clock.h"
 #include "base/json.h"
 
 typedef struct ApiListener ApiListener;
@@ -10,6 +11,31 @@ typedef struct Conn Conn;
 typedef struct EventStream EventStream;
 typedef struct Request Request;
 typedef struct Route Route;
+
+/* What one turn of a long request may take: each of several costs the others a turn. */
+typedef struct Slice {
+        uint64_t until_us;              /* monotonic */
+        unsigned left;                  /* tasks */
+} Slice;
+
+/* For one task more. */
+static inline bool slice_has_room(Slice *s) {
+        return s->left && s->left-- && clock_monotonic_us() < s->until_us;
+}
+
+/* What work of one kind has taken of this tick: the simulated clock stands still, so it is counted, too. */
+typedef struct TickBudget {
+        uint64_t tick;
+        uint64_t spent_us;
+        unsigned spent;
+} TickBudget;
+
+static inline void tick_budget_renew(TickBudget *b, const Reactor *reactor) {
+        uint64_t tick = reactor_stats(reactor)->n_ticks;
+
+        if (b->tick != tick)
+                *b = (TickBudget){ .tick = tick };
+}
 
 /* As in proto/http1.h, which only conn.c includes. */
 typedef enum ApiMethod {
@@ -38,7 +64,10 @@ struct Api {
         ApiConfig config;
         List listeners;
         List conns;
-        List sliced;                    /* requests that go on from tick to tick */
+        List sliced;                    /* requests that go on from tick to tick: jobs.c bounds them */
+        Timer jobs_timer;
+        TickBudget jobs_budget;
+        List charged;                   /* requests that hold a body */
         size_t n_conns;
         size_t responses_max;
         size_t n_body;                  /* bytes of the bodies that requests hold */
@@ -58,6 +87,8 @@ struct Api {
 #define REQUEST_WAIT_MAX_S      300     /* Prefer: wait=N beyond this is cut to it */
 /* All bodies that are held at once: less than the connections could send, or a caller could fill the memory. */
 #define API_BODIES_MAX          MIB(256)
+#define API_BODIES_FREE         MIB(64)         /* beyond, a caller's other bodies count */
+#define API_BODIES_PRINCIPAL_MAX MIB(64)
 #define API_RESPONSES_MAX       MIB(256)        /* and all that is unsent, where a large response is to be added */
 #define REQUEST_IDEMPOTENCY_MAX 255     /* bytes of an Idempotency-Key */
 #define LIMIT_NAME_MAX          64      /* of an agent or a group, as a task may name it */
@@ -81,6 +112,7 @@ struct Request {
         Principal principal;
         Buf body;
         size_t n_charged;               /* bytes of it in Api.n_body */
+        ListLink charged;               /* in Api.charged */
         bool stranger;                  /* nobody that we know: a body is read, and not kept */
 
         /* the response */
@@ -99,11 +131,13 @@ struct Request {
         SchedWatch watch;
         Timer timer;
         Id task_id;
-        /* too long for one tick: the client may go, and it goes on */
+        /* too long for one tick: a turn is one call of slice(), until it has answered */
         ListLink sliced;                /* in Api.sliced */
-        int (*slice)(Request *request);
+        int (*slice)(Request *request, Slice *slice);
+        uint64_t paused_until_us;       /* monotonic: no turn before */
         void *job;
         void (*job_free)(void *job);
+        bool (*job_stop)(void *job);    /* the client is gone: true where it may end here; NULL: it goes on */
         Id hidden;                      /* a batch that it makes, and that nobody may see yet */
         uint64_t hidden_since;          /* the last event before it */
 
@@ -157,17 +191,6 @@ int problem_append(Buf *out, unsigned status, const char *pointer, const char *d
 void request_json_problem(Request *request, const JsonError *error);
 /* A store or scheduler result that no handler expects: 503 where writes are refused, else 500. */
 void request_failed(Request *request, int error);
-/*
- * Goes on with request->slice in the next tick, whether the client is still there or not. The slice calls this again,
- * or answers.
- */
-void request_go_on(Request *request);
-/* Nobody sees this batch while the request goes on, until request->hidden is cleared. */
-void request_hide(Request *request, const Id *batch);
-/* It is being made, and may yet be undone. */
-bool api_batch_is_hidden(const Api *api, const Id *batch);
-/* Events up to this number are here to stay: those of a batch that is being made are not told yet. */
-uint64_t api_events_max(const Api *api);
 /* The client is gone: the request ends, unless something durable is still to be done. */
 void request_abandon(Request *request);
 /* A query parameter, decoded: true where present. The caller frees. */
@@ -184,8 +207,28 @@ StoreTask *request_task(Request *request, int parts);
 unsigned request_prefer_wait(const Request *request);
 /* Answers when the task has ended or after wait_s; calls fn then. True: it waits. */
 bool request_wait_for_task(Request *request, const Id *id, unsigned wait_s, void (*fn)(Request *request));
+/* It is of no use without its client: a wait, or what may be asked again. */
+bool request_waits_for_client(const Request *request);
 /* Ends such a wait early: the answer is the task as it is. */
 void request_stop_waiting(Request *request);
+
+/* ---- jobs.c ---- */
+void jobs_init(Api *api);
+/*
+ * Goes on with turns of slice() until it has answered, the first of them at once where the tick has room for it. Or
+ * answers that the caller, or all callers, have too many. The request's job and its functions are set before.
+ */
+void request_start_job(Request *request, int (*slice)(Request *request, Slice *slice));
+void request_leave_jobs(Request *request);
+/* Nobody sees the batch request->hidden while the job goes on, until this. */
+void request_unhide(Request *request);
+/* It is being made, and may yet be undone. */
+bool api_batch_is_hidden(const Api *api, const Id *batch);
+/*
+ * Events up to this number are here to stay, as far as this caller ("": an admin) may see them: those of a batch that
+ * is being made are not told yet. What comes after them waits, too: a stream goes on from one number only.
+ */
+uint64_t api_events_max(const Api *api, const char *principal);
 
 /* ---- conn.c ---- */
 void conn_accept(ApiListener *listener, int fd);

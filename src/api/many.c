@@ -1,7 +1,7 @@
 /*
  * many: what is done to many tasks at once: POST /batches/{id}/cancel and /retry, POST /tasks/cancel. They go on from
  * tick to tick, in requests to the store that each stand for themselves, and answer when the last is durable: a crash
- * in between leaves some done and some not, and asking again does the rest.
+ * in between, or a client that goes, leaves some done and some not, and asking again does the rest.
  */
 
 #include <inttypes.h>
@@ -11,7 +11,7 @@
 #include "base/error.h"
 #include "sched/state.h"
 
-#define MANY_PAGE 200                   /* tasks looked at in one request to the store */
+#define MANY_PAGE 50                    /* tasks looked at in one request to the store: a turn */
 
 /* The live states, in the order in which a task goes through them: none slips by between two of them. */
 static const TaskState live_states[] = { TASK_BLOCKED, TASK_HELD, TASK_DELAYED, TASK_QUEUED, TASK_RUNNING };
@@ -52,7 +52,15 @@ static void many_free(void *p) {
         free(j);
 }
 
-static ManyJob *many_new(Request *q, int (*slice)(Request *)) {
+/* What is requeued is still to be queued. */
+static bool many_stop(void *p) {
+        ManyJob *j = p;
+
+        j->all_seen = true;
+        return j->i_requeued == j->n_requeued;
+}
+
+static ManyJob *many_new(Request *q) {
         ManyJob *j = calloc(1, sizeof(*j));
 
         if (!j)
@@ -60,7 +68,7 @@ static ManyJob *many_new(Request *q, int (*slice)(Request *)) {
         j->request = q;
         q->job = j;
         q->job_free = many_free;
-        q->slice = slice;
+        q->job_stop = many_stop;
         return j;
 }
 
@@ -74,6 +82,10 @@ static int add_task(const StoreTask *task, void *userdata) {
         if (wanted && !api_batch_is_hidden(j->request->api, &task->batch))
                 j->ids[j->n_ids++] = task->id;
         return 0;
+}
+
+static void many_charge(const ManyJob *j, Slice *slice) {
+        slice->left -= MIN(slice->left, (unsigned)MAX(j->n_seen, (size_t)1));
 }
 
 /*
@@ -112,7 +124,7 @@ static int list_batch(Request *q, ManyJob *j) {
 
 /* ---- cancelling a batch ---- */
 
-static int cancel_batch_slice(Request *q) {
+static int cancel_batch_slice(Request *q, Slice *slice) {
         ManyJob *j = q->job;
         int r, end;
 
@@ -129,10 +141,8 @@ static int cancel_batch_slice(Request *q) {
         r = r ?: cancel_ids(q, j);
         if (r)
                 return r;
-        if (j->all_seen)
-                return batch_answer(q, j->batch);
-        request_go_on(q);
-        return 0;
+        many_charge(j, slice);
+        return j->all_seen ? batch_answer(q, j->batch) : 0;
 }
 
 static bool has_no_body(Request *q) {
@@ -143,14 +153,15 @@ static bool has_no_body(Request *q) {
 }
 
 int batch_cancel(Request *q, StoreBatch *batch) {
-        ManyJob *j = many_new(q, cancel_batch_slice);
+        ManyJob *j = many_new(q);
 
         if (!j) {
                 store_batch_free(batch);
                 return error_origin(-ENOMEM);
         }
         j->batch = batch;
-        return cancel_batch_slice(q);
+        request_start_job(q, cancel_batch_slice);
+        return 0;
 }
 
 int api_batch_cancel(Request *q) {
@@ -198,8 +209,7 @@ static int answer_retried(Request *q, ManyJob *j) {
 }
 
 /* Written first, all of them, and then queued: each finds those that it comes after queued anew. */
-static int retry_batch_slice(Request *q) {
-        Slice slice = slice_begin();
+static int retry_batch_slice(Request *q, Slice *slice) {
         ManyJob *j = q->job;
         size_t from = j->n_requeued;
         int r, end;
@@ -215,6 +225,7 @@ static int retry_batch_slice(Request *q) {
                 r = r ?: list_batch(q, j);
                 r = r ?: requeue_ids(q, j);
                 end = store_end(q->api->store, r == 0);
+                many_charge(j, slice);
                 r = r ?: end;
                 for (size_t i = from; r && i < j->n_requeued; i++)
                         sched_submitted_id(q->api->sched, &j->requeued[i], false);
@@ -225,12 +236,11 @@ static int retry_batch_slice(Request *q) {
                         snprintf(j->detail, sizeof(j->detail), "the store takes no writes");
                 }
         }
-        while (j->all_seen && slice_has_room(&slice)) {
+        while (j->all_seen && slice_has_room(slice)) {
                 if (j->i_requeued == j->n_requeued)
                         return j->refused < 0 ? j->refused : answer_retried(q, j);
                 sched_submitted_id(q->api->sched, &j->requeued[j->i_requeued++], true);
         }
-        request_go_on(q);
         return 0;
 }
 
@@ -243,7 +253,7 @@ int api_batch_retry(Request *q) {
         batch = request_batch(q);
         if (!batch)
                 return 0;
-        j = many_new(q, retry_batch_slice);
+        j = many_new(q);
         if (!j)
                 return error_origin(-ENOMEM);
         j->requeued = calloc(batch->n_tasks, sizeof(*j->requeued));
@@ -251,7 +261,8 @@ int api_batch_retry(Request *q) {
                 return error_origin(-ENOMEM);
         j->batch = steal_ptr(&batch);
         j->retry = true;
-        return retry_batch_slice(q);
+        request_start_job(q, retry_batch_slice);
+        return 0;
 }
 
 /* ---- cancelling what a filter lets through ---- */
@@ -267,7 +278,7 @@ static int answer_cancelled(Request *q, const ManyJob *j) {
 }
 
 /* One page of one state; rounds over the states until one finds nothing, since tasks move while it goes on. */
-static int cancel_slice(Request *q) {
+static int cancel_slice(Request *q, Slice *slice) {
         ManyJob *j = q->job;
         Id next = {};
         int r;
@@ -280,6 +291,7 @@ static int cancel_slice(Request *q) {
         r = r ?: cancel_ids(q, j);
         if (r)
                 return r;
+        many_charge(j, slice);
         /* A short page that has a next one stopped among rows that the filter turns away. */
         if (!id_is_null(&next))
                 j->at = next;
@@ -292,7 +304,6 @@ static int cancel_slice(Request *q) {
                         j->n_round = 0;
                 }
         }
-        request_go_on(q);
         return 0;
 }
 
@@ -350,7 +361,7 @@ int api_tasks_cancel(Request *q) {
 
         if (!document)
                 return 0;
-        j = many_new(q, cancel_slice);
+        j = many_new(q);
         if (!j)
                 return error_origin(-ENOMEM);
         r = read_filter(j, document, &e);
@@ -363,5 +374,6 @@ int api_tasks_cancel(Request *q) {
         if (r)
                 return r;
         j->filter.principal = j->principal;
-        return cancel_slice(q);
+        request_start_job(q, cancel_slice);
+        return 0;
 }

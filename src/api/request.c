@@ -25,7 +25,20 @@ int request_new(Api *api, Conn *conn, Request **ret_request) {
 static void request_drop_body(Request *q) {
         q->api->n_body -= q->n_charged;
         q->n_charged = 0;
+        list_unlink(&q->charged);
         buf_deinit(&q->body);
+}
+
+/* Of this caller's other requests. */
+static size_t request_other_bodies(const Request *q) {
+        size_t n = 0;
+
+        list_for_each_safe(i, &q->api->charged) {
+                const Request *other = container_of(i, Request, charged);
+                if (other != q && streq(other->principal.name, q->principal.name))
+                        n += other->n_charged;
+        }
+        return n;
 }
 
 int request_add_body(Request *q, const void *data, size_t n) {
@@ -35,9 +48,13 @@ int request_add_body(Request *q, const void *data, size_t n) {
                 return 0;
         if (n > API_BODIES_MAX - MIN(API_BODIES_MAX, q->api->n_body))
                 return error_origin(-ENOMEM);
+        if (q->api->n_body + n > API_BODIES_FREE && request_other_bodies(q) > API_BODIES_PRINCIPAL_MAX)
+                return -EDQUOT;
         r = buf_append(&q->body, data, n);
         if (r)
                 return r;
+        if (!list_is_linked(&q->charged))
+                list_link_tail(&q->api->charged, &q->charged);
         q->api->n_body += n;
         q->n_charged += n;
         return 0;
@@ -57,7 +74,7 @@ Request *request_free(Request *q) {
         if (q->watching)
                 sched_unwatch(&q->watch);
         timer_clear(&q->timer);
-        list_unlink(&q->sliced);
+        request_leave_jobs(q);
         if (q->job)
                 q->job_free(q->job);
         free(q->path);
@@ -143,8 +160,7 @@ static void on_durable(StoreWait *wait, int error) {
 }
 
 void request_finish(Request *q) {
-        q->slice = NULL;
-        list_unlink(&q->sliced);
+        request_leave_jobs(q);
         q->waiting = true;
         store_wait(q->api->store, &q->wait, on_durable);
 }
@@ -153,7 +169,7 @@ void request_abandon(Request *q) {
         q->conn = NULL;
         if (q->waiting && q->on_durable)
                 return;         /* the commit's effect comes first */
-        if (q->slice && !q->api->closing)
+        if (q->slice && !q->api->closing && !(q->job_stop && q->job_stop(q->job)))
                 return;         /* half of it would be worse than all */
         request_free(q);
 }
@@ -278,40 +294,6 @@ StoreTask *request_task(Request *q, int parts) {
         return task;
 }
 
-/* ---- more than a tick's work ---- */
-
-void request_go_on(Request *q) {
-        if (!list_is_linked(&q->sliced))
-                list_link_tail(&q->api->sliced, &q->sliced);
-        timer_set(&q->timer, reactor_now_us(q->api->reactor) + 1);
-}
-
-void request_hide(Request *q, const Id *batch) {
-        q->hidden = *batch;
-        if (!list_is_linked(&q->sliced))
-                list_link_tail(&q->api->sliced, &q->sliced);
-}
-
-bool api_batch_is_hidden(const Api *api, const Id *batch) {
-        if (id_is_null(batch))
-                return false;
-        list_for_each_safe(i, &api->sliced)
-                if (id_equal(&container_of(i, Request, sliced)->hidden, batch))
-                        return true;
-        return false;
-}
-
-uint64_t api_events_max(const Api *api) {
-        uint64_t n = UINT64_MAX;
-
-        list_for_each_safe(i, &api->sliced) {
-                const Request *q = container_of(i, Request, sliced);
-                if (!id_is_null(&q->hidden))
-                        n = MIN(n, q->hidden_since);
-        }
-        return n;
-}
-
 unsigned request_prefer_wait(const Request *q) {
         uint64_t v;
 
@@ -350,16 +332,7 @@ static void wait_over(Request *q) {
 }
 
 static void on_timer(Timer *timer) {
-        Request *q = container_of(timer, Request, timer);
-        int r;
-
-        if (!q->slice) {
-                wait_over(q);
-                return;
-        }
-        r = q->slice(q);
-        if (r)
-                request_failed(q, r);
+        wait_over(container_of(timer, Request, timer));
 }
 
 static void on_watch(SchedWatch *watch, bool ended) {
@@ -384,6 +357,10 @@ bool request_wait_for_task(Request *q, const Id *id, unsigned wait_s, void (*fn)
         q->context = fn;
         timer_set(&q->timer, reactor_now_us(q->api->reactor) + wait_s * USEC_PER_SEC);
         return true;
+}
+
+bool request_waits_for_client(const Request *q) {
+        return q->watching || (q->slice && q->job_stop);
 }
 
 void request_stop_waiting(Request *q) {

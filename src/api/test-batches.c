@@ -301,6 +301,98 @@ static void test_while_it_is_made(void **state) {
         api_world_deinit(&aw);
 }
 
+/* Sends a batch but for its last byte. The caller closes. */
+static Client begin_batch(ApiWorld *aw, const char *headers, const char *body) {
+        size_t n = strlen(body) - 1, at = 0;
+        Client c = client_open(&aw->tcp);
+        char head[512];
+
+        snprintf(head, sizeof(head), "POST /batches HTTP/1.1\r\nHost: x\r\n%sContent-Length: %zu\r\n\r\n", headers, n + 1);
+        client_say(&c, head);
+        world_run_until(&aw->w, ({
+                ssize_t k = send(c.fd, body + at, n - at, MSG_NOSIGNAL);
+                at += k > 0 ? (size_t)k : 0;
+                at == n;
+        }));
+        return c;
+}
+
+/* Large ones of one caller share a tick's budget; one more is refused, and another's small one does not wait. */
+static void test_side_by_side(void **state) {
+        _cleanup_free_ char *body = batch_of(3000, TASK, ""), *small = batch_of(3, TASK, "");
+        uint64_t n_live = 0;
+        ApiWorld aw;
+        Client c[4];
+
+        world_without_launcher(&aw, 11);
+        for (size_t i = 0; i < ELEMENTSOF(c); i++)
+                c[i] = begin_batch(&aw, AS_A, body);
+        for (size_t i = 0; i < ELEMENTSOF(c); i++)
+                client_say(&c[i], "}");
+        world_run_until(&aw.w, sched_stats(aw.w.sched).n_live > 0);
+        _cleanup_(answer_deinit) Answer more = ask(&aw, &aw.tcp, "POST /batches", AS_A, small);
+        assert_status(&more, 429);
+        assert_non_null(strstr(more.head, "\r\nRetry-After: 1\r\n"));
+        _cleanup_(answer_deinit) Answer all = ask(&aw, &aw.tcp, "POST /tasks/cancel", AS_A, "{\"all\":true}");
+        assert_status(&all, 429);
+        assert_true(sched_stats(aw.w.sched).n_live < 12000);
+        _cleanup_(answer_deinit) Answer other = ask(&aw, &aw.tcp, "POST /batches", AS_B, small);
+        assert_status(&other, 201);
+        assert_true(sched_stats(aw.w.sched).n_live < 12000);
+        while ((n_live = sched_stats(aw.w.sched).n_live) < 12003) {
+                world_step(&aw.w);
+                assert_true(sched_stats(aw.w.sched).n_live - n_live <= 500);
+        }
+        for (size_t i = 0; i < ELEMENTSOF(c); i++) {
+                Answer a = client_answer(&aw, &c[i], false);
+                assert_status(&a, 201);
+                answer_deinit(&a);
+                client_close(&c[i]);
+        }
+        expect(&aw, &aw.tcp, 201, "POST /batches", AS_A, small);
+        api_world_deinit(&aw);
+}
+
+/* Who leaves stops what may be asked again; what is written anew by then is queued. */
+static void test_leaves(void **state) {
+        _cleanup_free_ char *body = batch_of(3000, TASK, ""), *id = NULL;
+        _cleanup_(json_putp) json_object *batch = NULL;
+        char request[256];
+        uint64_t n;
+        ApiWorld aw;
+        Client c;
+
+        world_without_launcher(&aw, 12);
+        _cleanup_(answer_deinit) Answer made = post_large(&aw, AS_A, body);
+        id = body_get(&made, "id");
+        c = client_open(&aw.tcp);
+        snprintf(request, sizeof(request), "POST /batches/%s/cancel HTTP/1.1\r\nHost: x\r\n" AS_A "\r\n", id);
+        client_say(&c, request);
+        world_run_until(&aw.w, sched_stats(aw.w.sched).n_live < 3000);
+        client_close(&c);
+        world_pass(&aw.w, USEC_PER_SEC);
+        n = sched_stats(aw.w.sched).n_live;
+        assert_true(n > 0);
+        assert_int_equal(aw.api->n_conns, 0);
+        assert_true(list_is_empty(&aw.api->sliced));
+        expect(&aw, &aw.tcp, 200, "POST /tasks/cancel", AS_A, "{\"all\":true}");
+        assert_int_equal(sched_stats(aw.w.sched).n_live, 0);
+
+        c = client_open(&aw.tcp);
+        snprintf(request, sizeof(request), "POST /batches/%s/retry HTTP/1.1\r\nHost: x\r\n" AS_A "\r\n", id);
+        client_say(&c, request);
+        world_run_until(&aw.w, sched_stats(aw.w.sched).n_live > 0);
+        client_close(&c);
+        world_pass(&aw.w, USEC_PER_SEC);
+        n = sched_stats(aw.w.sched).n_waiting;
+        assert_true(n > 0 && n < 3000);
+        assert_true(list_is_empty(&aw.api->sliced));
+        batch = call(&aw, "GET", "/batches/", id, "");
+        assert_int_equal(number(batch, "/counts/queued"), n);
+        assert_int_equal(number(batch, "/counts/cancelled"), 3000 - n);
+        api_world_deinit(&aw);
+}
+
 /* A router that ends in the middle leaves nothing of it. */
 static void test_ends_in_the_middle(void **state) {
         _cleanup_free_ char *body = batch_of(3000, TASK, ""), *request = NULL;
@@ -612,6 +704,8 @@ int main(void) {
                 cmocka_unit_test(test_a_batch),
                 cmocka_unit_test(test_ten_thousand),
                 cmocka_unit_test(test_while_it_is_made),
+                cmocka_unit_test(test_side_by_side),
+                cmocka_unit_test(test_leaves),
                 cmocka_unit_test(test_ends_in_the_middle),
                 cmocka_unit_test(test_undone),
                 cmocka_unit_test(test_commit_fails),

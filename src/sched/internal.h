@@ -277,8 +277,6 @@ struct Sched {
 
 void sched_pump(Sched *sched);
 void sched_kick(Sched *sched);
-/* An event is written: who watches all tasks is told after this tick's callbacks. */
-void sched_tell(Sched *sched);
 /* Looks at the machine's pressure, where the last look is old. */
 void sched_look(Sched *sched);
 /* Tries again in a second: the store is full or failed. */

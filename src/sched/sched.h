@@ -193,6 +193,8 @@ bool sched_watch(Sched *sched, const Id *id, SchedWatch *watch);
 /* Told of every event written, of any task; what the watch then reads may not be durable yet: store_wait(). */
 void sched_watch_all(Sched *sched, SchedWatch *watch);
 void sched_unwatch(SchedWatch *watch);
+/* There is more for those to read: they are told after this tick's callbacks. */
+void sched_tell(Sched *sched);
 
 /* ---- limits ---- */
 
