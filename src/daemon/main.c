@@ -199,8 +199,9 @@ static void daemon_finish(Daemon *d) {
         SchedStats stats = sched_stats(d->sched);
 
         d->stopping = true;
-        log_info("%u running agents are left to the launcher and go on, %llu tasks wait in the store", stats.n_running,
-                 (unsigned long long)stats.n_waiting);
+        log_field(LOG_INFO, (LogField[]){ { "MESSAGE_ID", LOG_ID_DAEMON_STOPPING }, {} },
+                  "%u running agents are left to the launcher and go on, %llu tasks wait in the store", stats.n_running,
+                  (unsigned long long)stats.n_waiting);
         sched_stop(d->sched);
         timer_set(&d->stop, reactor_now_us(d->reactor) + MAIN_STOP_US);
         api_close(d->api, on_api_closed, d);
@@ -242,8 +243,8 @@ static void daemon_stop(Daemon *d, int signo) {
 
         if (d->stopping)
                 return;
-        log_field(LOG_INFO, (LogField[]){ { "MESSAGE_ID", LOG_ID_DAEMON_STOPPING }, {} }, "stopping on signal %d%s", signo,
-                  drains ? ", when running tasks have ended: at most for the time of shutdown.drain" : "");
+        log_info("stopping on signal %d%s", signo,
+                 drains ? ", when running tasks have ended: at most for the time of shutdown.drain" : "");
         if (drains) {
                 daemon_drain(d);
                 return;
