@@ -113,15 +113,11 @@ int sched_add_agent_take(Sched *s, Adapter *adapter) {
 /* ---- orphans ---- */
 
 void configure_orphan(Sched *s, const SchedTask *t) {
-        Id *ids = reallocarray(s->orphans, s->n_orphans + 1, sizeof(*ids));
-
-        if (!ids) {
+        if (id_list_add(&s->orphans, &t->node.id)) {
                 s->orphans_again = true;
                 sched_retry_later(s);
                 return;
         }
-        s->orphans = ids;
-        s->orphans[s->n_orphans++] = t->node.id;
         if (!s->stopping)
                 defer_schedule(&s->orphans_defer);
 }
@@ -142,8 +138,8 @@ static void on_orphans(Defer *defer) {
 
         if (s->stopping)
                 return;
-        for (size_t n = 0; n < CONFIGURE_ORPHANS_TURN && s->n_orphans; n++) {
-                SchedTask *t = task_find(s, &s->orphans[s->n_orphans - 1]);
+        for (size_t n = 0; n < CONFIGURE_ORPHANS_TURN && s->orphans.n; n++) {
+                SchedTask *t = task_find(s, &s->orphans.ids[s->orphans.n - 1]);
                 /* Where its next state is on the way to the disk, that decides. */
                 if (t && is_orphan(s, t) && !(t->extra && t->extra->next) &&
                     (sched_move(s, &t->node.id, TASK_EVENT_FAIL, "no_agent", "its agent is no longer configured") ||
@@ -151,20 +147,20 @@ static void on_orphans(Defer *defer) {
                         sched_retry_later(s);
                         return;
                 }
-                s->n_orphans--;
+                s->orphans.n--;
         }
-        if (s->n_orphans)
+        if (s->orphans.n)
                 defer_schedule(&s->orphans_defer);
         else {
-                free(s->orphans);
-                s->orphans = NULL;
+                free(s->orphans.ids);
+                s->orphans = (IdList){};
         }
 }
 
 void configure_retry(Sched *s) {
         if (s->orphans_again)
                 orphans_collect(s);
-        if (s->n_orphans)
+        if (s->orphans.n)
                 defer_schedule(&s->orphans_defer);
 }
 
@@ -256,5 +252,5 @@ void configure_deinit(Sched *s) {
                 free(account->reason);
                 free(account);
         }
-        free(s->orphans);
+        free(s->orphans.ids);
 }

@@ -221,8 +221,7 @@ struct Sched {
         size_t n_agents;                /* places, those of agents that are gone included */
         uint64_t agents_live;           /* bits of those that are not */
         List accounts;
-        Id *orphans;                    /* tasks whose agents are all gone, to be failed */
-        size_t n_orphans;
+        IdList orphans;                 /* tasks whose agents are all gone, to be failed */
         bool orphans_again;             /* no memory to note them: look at all */
         Defer orphans_defer;
         SchedLimit *global;
@@ -395,6 +394,8 @@ SchedBlock resource_block(SchedFlow *flow);
 void resource_forget(SchedFlow *flow);
 /* Chooses the GPUs: `ret_gpus` is their indexes with spaces between (the caller frees), NULL where it asks for none. */
 int resource_take(Sched *sched, const SchedFlowKey *key, char **ret_gpus) _must_check_;
+/* The indexes in an attempt's row (StoreAttempt.gpus), as numbers; returns how many. */
+size_t resource_gpus(const char *text, uint32_t ret_gpus[static LAUNCH_GPUS_MAX]);
 /* Takes again what a running attempt holds. */
 void resource_retake(Sched *sched, const SchedFlowKey *key, const char *gpus);
 void resource_give(Sched *sched, const SchedFlowKey *key, const char *gpus);

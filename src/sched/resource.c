@@ -26,14 +26,25 @@ static bool asks(const SchedFlowKey *key) {
 
 /* ---- the machine ---- */
 
-static void gpus_add(SchedResources *m, const char *gpus, int n) {
-        for (const char *p = gpus; p && *p; p += *p == ' ') {
-                size_t i = 0;
+size_t resource_gpus(const char *text, uint32_t ret_gpus[static LAUNCH_GPUS_MAX]) {
+        size_t n = 0;
+
+        for (const char *p = text; p && *p >= '0' && *p <= '9' && n < LAUNCH_GPUS_MAX; p += *p == ' ') {
+                ret_gpus[n] = 0;
                 for (; *p >= '0' && *p <= '9'; p++)
-                        i = i * 10 + (size_t)(*p - '0');
-                if (i < m->n_gpus)
-                        m->gpus_used[i] += (uint32_t)n;
+                        ret_gpus[n] = ret_gpus[n] * 10 + (uint32_t)(*p - '0');
+                n++;
         }
+        return n;
+}
+
+static void gpus_add(SchedResources *m, const char *text, int shares) {
+        uint32_t gpus[LAUNCH_GPUS_MAX];
+        size_t n = resource_gpus(text, gpus);
+
+        for (size_t i = 0; i < n; i++)
+                if (gpus[i] < m->n_gpus)
+                        m->gpus_used[gpus[i]] += (uint32_t)shares;
 }
 
 /* The configuration's word goes before the machine's. */

@@ -481,19 +481,6 @@ int run_save(SchedRun *run) {
         return r ?: e;
 }
 
-/* The indexes in the attempt's row, as numbers. */
-static size_t run_gpus(const SchedRun *run, uint32_t ret_gpus[static LAUNCH_GPUS_MAX]) {
-        size_t n = 0;
-
-        for (const char *p = run->attempt->gpus; p && *p && n < LAUNCH_GPUS_MAX; p += *p == ' ') {
-                ret_gpus[n] = 0;
-                for (; *p >= '0' && *p <= '9'; p++)
-                        ret_gpus[n] = ret_gpus[n] * 10 + (uint32_t)(*p - '0');
-                n++;
-        }
-        return n;
-}
-
 void run_spawn(SchedRun *run) {
         Sched *s = run->sched;
         uint32_t gpus[LAUNCH_GPUS_MAX];
@@ -537,7 +524,7 @@ void run_spawn(SchedRun *run) {
                 .seccomp = run->command->seccomp,
                 .uid = run->record->run_as_uid,
                 .gpus = gpus,
-                .n_gpus = run_gpus(run, gpus),
+                .n_gpus = resource_gpus(run->attempt->gpus, gpus),
                 /* What it has reserved is what it gets. */
                 .memory_max = run->record->memory ?: run->command->memory_max ?: s->config.memory_max,
                 .pids_max = run->command->pids_max ?: s->config.pids_max,

@@ -97,7 +97,7 @@ static void check_all_is_zero(void) {
         assert_true(list_is_empty(&s->parked_resources));
         assert_null(s->resources.first);
         assert_int_equal(s->budgets.n, 0);
-        assert_int_equal(s->n_orphans, 0);
+        assert_int_equal(s->orphans.n, 0);
         for (size_t i = 0; i < s->n_agents; i++) {
                 assert_int_equal(s->agents[i].limit->n_running, 0);
                 assert_int_equal(s->agents[i].limit->n_live, 0);
