@@ -1,7 +1,6 @@
 #include <inttypes.h>
 
 #include "base/clock.h"
-#include "base/error.h"
 #include "base/json.h"
 #include "ctl/agents.h"
 #include "ctl/client.h"
@@ -76,14 +75,13 @@ int verb_agents(Ctl *ctl, const Verb *verb, int argc, char **argv) {
         if (r)
                 return r;
         if (ctl->json) {
-                puts(json_object_to_json_string_ext(answer, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+                text_print_json(answer);
                 return CTL_OK;
         }
         return agents_print(ctl, json_at(answer, "/agents"));
 }
 
 int verb_agent_reset(Ctl *ctl, const Verb *verb, int argc, char **argv) {
-        _cleanup_(buf_deinit) Buf b = BUF_NULL;
         _cleanup_free_ char *path = NULL;
         int n, r;
 
@@ -92,13 +90,8 @@ int verb_agent_reset(Ctl *ctl, const Verb *verb, int argc, char **argv) {
                 return ctl_parsed(r);
         if (n != 1)
                 return ctl_fail(CTL_USAGE, "expected the name of one agent: agent-routerctl agent reset NAME");
-        r = buf_append_str(&b, "/v1/agents/");
-        r = r ?: client_escape(&b, argv[0]);
-        r = r ?: buf_append_str(&b, "/reset");
-        r = r ?: buf_take_str(&b, &path);
-        if (r)
-                return error_fold(r);
-        r = client_call(ctl, &(ClientRequest){ .method = "POST", .path = path }, NULL);
+        r = client_path("/v1/agents/", argv[0], "/reset", &path);
+        r = r ?: client_call(ctl, &(ClientRequest){ .method = "POST", .path = path }, NULL);
         if (r)
                 return r;
         if (ctl->json)

@@ -16,20 +16,9 @@
 #define LINE_US (5 * USEC_PER_SEC)      /* between two lines where stderr is no terminal */
 #define BAR_COLUMNS 30
 
-static int batch_path(const char *id, const char *tail, char **ret_path) {
-        _cleanup_(buf_deinit) Buf b = BUF_NULL;
-        int r;
-
-        r = buf_append_str(&b, "/v1/batches/");
-        r = r ?: client_escape(&b, id);
-        r = r ?: buf_append_str(&b, tail);
-        r = r ?: buf_take_str(&b, ret_path);
-        return error_fold(r);
-}
-
 int batch_get(Ctl *ctl, const char *id, const char *tail, json_object **ret_batch) {
         _cleanup_free_ char *path = NULL;
-        int r = batch_path(id, tail, &path);
+        int r = client_path("/v1/batches/", id, tail, &path);
 
         return r ?: client_call(ctl, &(ClientRequest){ .method = "GET", .path = path }, ret_batch);
 }
@@ -95,7 +84,7 @@ int batch_watch(Ctl *ctl, const char *id, uint64_t patience_us, json_object **re
         ClientRequest request = { .method = "GET" };
         int r;
 
-        r = batch_path(id, "", &path);
+        r = client_path("/v1/batches/", id, "", &path);
         if (r)
                 return r;
         request.path = path;

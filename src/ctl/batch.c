@@ -351,17 +351,11 @@ static int each_batch(Ctl *ctl, int n, char **argv, const char *action) {
 
         for (int i = 0; i < n; i++) {
                 _cleanup_(json_putp) json_object *answer = NULL;
-                _cleanup_(buf_deinit) Buf b = BUF_NULL;
                 _cleanup_free_ char *path = NULL;
                 char counts[256];
 
-                r = buf_append_str(&b, "/v1/batches/");
-                r = r ?: client_escape(&b, argv[i]);
-                r = r ?: buf_printf(&b, "/%s", action);
-                r = r ?: buf_take_str(&b, &path);
-                if (r)
-                        return error_fold(r);
-                r = client_call(ctl, &(ClientRequest){ .method = "POST", .path = path }, &answer);
+                r = client_path("/v1/batches/", argv[i], action, &path);
+                r = r ?: client_call(ctl, &(ClientRequest){ .method = "POST", .path = path }, &answer);
                 if (r < 0 || r == CTL_UNREACHABLE || r == CTL_USAGE)
                         return r;
                 worst = MAX(worst, r);
@@ -387,7 +381,7 @@ int verb_batch_cancel(Ctl *ctl, const Verb *verb, int argc, char **argv) {
                 return ctl_parsed(r);
         if (n == 0)
                 return ctl_fail(CTL_USAGE, "expected the ids of batches: agent-routerctl batch cancel ID…");
-        return each_batch(ctl, n, argv, "cancel");
+        return each_batch(ctl, n, argv, "/cancel");
 }
 
 int verb_batch_retry(Ctl *ctl, const Verb *verb, int argc, char **argv) {
@@ -398,5 +392,5 @@ int verb_batch_retry(Ctl *ctl, const Verb *verb, int argc, char **argv) {
                 return ctl_parsed(r);
         if (n == 0)
                 return ctl_fail(CTL_USAGE, "expected the ids of batches: agent-routerctl batch retry ID…");
-        return each_batch(ctl, n, argv, "retry");
+        return each_batch(ctl, n, argv, "/retry");
 }

@@ -8,24 +8,15 @@
 
 static int cancel_one(Ctl *ctl, const char *id) {
         _cleanup_(json_putp) json_object *task = NULL;
-        _cleanup_(buf_deinit) Buf b = BUF_NULL;
         _cleanup_free_ char *path = NULL;
         int r;
 
-        r = buf_append_str(&b, "/v1/tasks/");
-        if (!r)
-                r = client_escape(&b, id);
-        if (!r)
-                r = buf_append_str(&b, "/cancel");
-        if (!r)
-                r = buf_take_str(&b, &path);
-        if (r)
-                return error_fold(r);
-        r = client_call(ctl, &(ClientRequest){ .method = "POST", .path = path }, &task);
+        r = client_path("/v1/tasks/", id, "/cancel", &path);
+        r = r ?: client_call(ctl, &(ClientRequest){ .method = "POST", .path = path }, &task);
         if (r)
                 return r;
         if (ctl->json)
-                puts(json_object_to_json_string_ext(task, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+                text_print_json(task);
         else
                 /* A running one is stopped first: its state changes when it is gone. */
                 printf("%s %s\n", text_member(task, "/id"),

@@ -479,3 +479,14 @@ int client_escape(Buf *out, const char *s) {
         }
         return 0;
 }
+
+int client_path(const char *before, const char *name, const char *after, char **ret_path) {
+        _cleanup_(buf_deinit) Buf b = BUF_NULL;
+        int r;
+
+        r = buf_append_str(&b, before);
+        r = r ?: client_escape(&b, name);
+        r = r ?: buf_append_str(&b, after);
+        r = r ?: buf_take_str(&b, ret_path);
+        return error_fold(r);
+}

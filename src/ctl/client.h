@@ -65,6 +65,8 @@ bool client_is_local(Ctl *ctl);
 
 /* Appends a component of a path or a query's value, percent-encoded (RFC 3986 §2). */
 int client_escape(Buf *out, const char *s) _must_check_;
+/* A path with one component that needs escaping: before, name, after. The caller frees it. */
+int client_path(const char *before, const char *name, const char *after, char **ret_path) _must_check_;
 
 /* SIGINT ends requests (CLIENT_E_STOPPED) instead of the process, from here on. */
 void client_catch_interrupt(void);

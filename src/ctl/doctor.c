@@ -165,7 +165,7 @@ int verb_doctor(Ctl *ctl, const Verb *verb, int argc, char **argv) {
                 json_object_object_add(o, "ok", json_object_new_boolean(d.n_missing == 0));
                 json_object_object_add(o, "checks", d.checks);
                 json_object_object_add(o, "agents", d.agents);
-                puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+                text_print_json(o);
                 json_object_put(o);
         } else if (d.n_missing)
                 printf("\n%u missing: agent-router can't run here until that is mended\n", d.n_missing);

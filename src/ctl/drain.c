@@ -12,10 +12,6 @@
 
 #define DRAIN_POLL_US (500 * USEC_PER_MSEC)
 
-static void print_json(json_object *o) {
-        puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
-}
-
 /* A line that is written over on a terminal; elsewhere one each time that the number changes. */
 static void drain_progress(uint64_t running, bool terminal) {
         fprintf(stderr, "%s%" PRIu64 " %s still run%s", terminal ? "\r\033[K" : "", running, running == 1 ? "task" : "tasks",
@@ -103,7 +99,7 @@ int verb_drain(Ctl *ctl, const Verb *verb, int argc, char **argv) {
         if (wait || deadline)
                 return drain_wait(ctl, deadline_us);
         if (ctl->json) {
-                print_json(answer);
+                text_print_json(answer);
                 return CTL_OK;
         }
         running = text_member_u64(answer, "/running");
@@ -125,7 +121,7 @@ static int post(Ctl *ctl, const Verb *verb, int argc, char **argv, const char *p
         if (r)
                 return r;
         if (ctl->json)
-                print_json(answer);
+                text_print_json(answer);
         else
                 puts(done);
         return CTL_OK;

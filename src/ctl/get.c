@@ -222,7 +222,7 @@ int verb_get(Ctl *ctl, const Verb *verb, int argc, char **argv) {
         if (r)
                 return r;
         if (ctl->json) {
-                puts(json_object_to_json_string_ext(task, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+                text_print_json(task);
                 return CTL_OK;
         }
         /* One submission to several agents. */

@@ -38,7 +38,7 @@ int verb_key_create(Ctl *ctl, const Verb *verb, int argc, char **argv) {
         if (r)
                 return r;
         if (ctl->json) {
-                puts(json_object_to_json_string_ext(key, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+                text_print_json(key);
                 return CTL_OK;
         }
         text = text_member(key, "/key");
@@ -65,7 +65,7 @@ int verb_key_list(Ctl *ctl, const Verb *verb, int argc, char **argv) {
         if (r)
                 return r;
         if (ctl->json) {
-                puts(json_object_to_json_string_ext(answer, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+                text_print_json(answer);
                 return CTL_OK;
         }
         keys = json_at(answer, "/keys");
@@ -96,7 +96,6 @@ int verb_key_list(Ctl *ctl, const Verb *verb, int argc, char **argv) {
 }
 
 int verb_key_revoke(Ctl *ctl, const Verb *verb, int argc, char **argv) {
-        _cleanup_(buf_deinit) Buf b = BUF_NULL;
         _cleanup_free_ char *path = NULL;
         int n, r;
 
@@ -105,14 +104,8 @@ int verb_key_revoke(Ctl *ctl, const Verb *verb, int argc, char **argv) {
                 return ctl_parsed(r);
         if (n != 1)
                 return ctl_fail(CTL_USAGE, "expected the name of one key: agent-routerctl key revoke NAME");
-        r = buf_append_str(&b, "/v1/keys/");
-        if (!r)
-                r = client_escape(&b, argv[0]);
-        if (!r)
-                r = buf_take_str(&b, &path);
-        if (r)
-                return error_fold(r);
-        r = client_call(ctl, &(ClientRequest){ .method = "DELETE", .path = path }, NULL);
+        r = client_path("/v1/keys/", argv[0], "", &path);
+        r = r ?: client_call(ctl, &(ClientRequest){ .method = "DELETE", .path = path }, NULL);
         if (r)
                 return r;
         if (ctl->json)

@@ -56,7 +56,7 @@ static int limit_print_one(Ctl *ctl, json_object *limit) {
         _cleanup_(table_deinit) Table t = TABLE_NULL;
 
         if (ctl->json) {
-                puts(json_object_to_json_string_ext(limit, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+                text_print_json(limit);
                 return CTL_OK;
         }
         limit_columns(&t);

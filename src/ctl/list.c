@@ -177,7 +177,7 @@ int verb_list(Ctl *ctl, const Verb *verb, int argc, char **argv) {
                 return r;
         if (ctl->json) {
                 json_object_object_add(answer, "more", json_object_new_boolean(more));
-                puts(json_object_to_json_string_ext(answer, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+                text_print_json(answer);
                 return CTL_OK;
         }
         if (!json_object_array_length(tasks)) {

@@ -5,17 +5,11 @@
 
 static int retry_one(Ctl *ctl, const char *id) {
         _cleanup_(json_putp) json_object *task = NULL;
-        _cleanup_(buf_deinit) Buf b = BUF_NULL;
         _cleanup_free_ char *path = NULL;
         int r;
 
-        r = buf_append_str(&b, "/v1/tasks/");
-        r = r ?: client_escape(&b, id);
-        r = r ?: buf_append_str(&b, "/retry");
-        r = r ?: buf_take_str(&b, &path);
-        if (r)
-                return error_fold(r);
-        r = client_call(ctl, &(ClientRequest){ .method = "POST", .path = path }, &task);
+        r = client_path("/v1/tasks/", id, "/retry", &path);
+        r = r ?: client_call(ctl, &(ClientRequest){ .method = "POST", .path = path }, &task);
         if (r)
                 return r;
         if (ctl->json)

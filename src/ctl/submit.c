@@ -274,7 +274,7 @@ static int submit_wait(Ctl *ctl, const Submit *s, uint64_t patience_us, const ch
         if (r)
                 return r;
         if (ctl->json)
-                puts(json_object_to_json_string_ext(task, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+                text_print_json(task);
         else
                 show_result(ctl, task);
         return show_exit(w.state);
@@ -368,7 +368,7 @@ int verb_submit(Ctl *ctl, const Verb *verb, int argc, char **argv) {
                                 : submit_wait(ctl, &s, patience_us, text_member(task, "/id"));
         }
         if (ctl->json)
-                puts(json_object_to_json_string_ext(task, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+                text_print_json(task);
         else
                 puts(text_member(task, "/id"));
         return CTL_OK;

@@ -82,20 +82,11 @@ static bool watch_on_data(void *userdata, const char *data, size_t n) {
 }
 
 int watch_get(Ctl *ctl, const char *id, const char *query, json_object **ret_task) {
-        _cleanup_(buf_deinit) Buf path = BUF_NULL;
-        _cleanup_free_ char *s = NULL;
+        _cleanup_free_ char *path = NULL;
         int r;
 
-        r = buf_append_str(&path, "/v1/tasks/");
-        if (!r)
-                r = client_escape(&path, id);
-        if (!r)
-                r = buf_append_str(&path, query);
-        if (!r)
-                r = buf_take_str(&path, &s);
-        if (r)
-                return error_fold(r);
-        return client_call(ctl, &(ClientRequest){ .method = "GET", .path = s }, ret_task);
+        r = client_path("/v1/tasks/", id, query, &path);
+        return r ?: client_call(ctl, &(ClientRequest){ .method = "GET", .path = path }, ret_task);
 }
 
 /* The end was before Last-Event-ID: the task itself says how it ended. */
@@ -108,20 +99,6 @@ static int watch_get_state(Ctl *ctl, Watch *w) {
                 return r;
         snprintf(w->state, sizeof(w->state), "%s", text_member(task, "/state"));
         return 0;
-}
-
-static int watch_path(const Watch *w, char **ret_path) {
-        _cleanup_(buf_deinit) Buf path = BUF_NULL;
-        int r;
-
-        r = buf_append_str(&path, "/v1/tasks/");
-        if (!r)
-                r = client_escape(&path, w->id);
-        if (!r)
-                r = buf_append_str(&path, "/events");
-        if (!r)
-                r = buf_take_str(&path, ret_path);
-        return error_fold(r);
 }
 
 /* One connection, to its end. */
@@ -192,7 +169,7 @@ int watch_task(Ctl *ctl, Watch *w) {
         _cleanup_free_ char *path = NULL;
         int r;
 
-        r = watch_path(w, &path);
+        r = client_path("/v1/tasks/", w->id, "/events", &path);
         if (r)
                 return error_trace(r);
         watching.stream.userdata = &watching;
