@@ -1,8 +1,8 @@
 #pragma once
 
 /*
- * run: one attempt's state, shared by run.c (its life), run-output.c (its output) and run-launcher.c (what the launcher
- * says of it, and recovery).
+ * run: one attempt's state, shared by run.c (its life), run-end.c (how it ends), run-output.c (its output) and
+ * run-launcher.c (what the launcher says of it, and recovery).
  */
 
 #include "sched/internal.h"
@@ -93,10 +93,17 @@ int run_render(SchedRun *run, char ret_error[static YAML_ERROR_MAX]) _must_check
 void run_spawn(SchedRun *run);
 int run_save(SchedRun *run) _must_check_;
 void run_commit(SchedRun *run);
+double run_seconds_between(uint64_t from_us, uint64_t to_us);
+
+/* ---- run-end.c ---- */
+/* Writes attempt and task in one request; on success the run is ENDING and a wait is under way, else nothing changed. */
+int run_write_end(SchedRun *run, RunEnd *end) _must_check_;
+/* What was written is durable. Frees the run, and the task where that is its end. */
+void run_ended(SchedRun *run);
 void run_finish(SchedRun *run);
+void run_finish_without_record(SchedRun *run);
 void run_lost(SchedRun *run, const char *detail);
 void run_end_without_record(SchedRun *run, RunEnd end);
-double run_seconds_between(uint64_t from_us, uint64_t to_us);
 
 /* ---- run-output.c ---- */
 int run_append(SchedRun *run, StoreEvent *event) _must_check_;
