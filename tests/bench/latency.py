@@ -55,8 +55,8 @@ def main():
               f'p50 {common.percentile(waits, .5):.1f}, p90 {common.percentile(waits, .9):.1f}, '
               f'p99 {common.percentile(waits, .99):.1f}, max {max(waits):.1f}; '
               f'one fdatasync, which each start waits for: p50 {sync_ms:.1f}')
-        held = [common.bound('p50', common.percentile(waits, .5), 5, ' ms'),
-                common.bound('p99', common.percentile(waits, .99), 50, ' ms')]
+        held = [common.bound('p50', common.percentile(waits, .5), 3, ' ms'),
+                common.bound('p99', common.percentile(waits, .99), 20, ' ms')]
         return 0 if all(held) else 1
 
 
