@@ -96,7 +96,7 @@ void run_commit(SchedRun *run);
 double run_seconds_between(uint64_t from_us, uint64_t to_us);
 
 /* ---- run-end.c ---- */
-/* Writes attempt and task in one request; on success the run is ENDING and a wait is under way, else nothing changed. */
+/* Writes attempt and task in one request: then the run is ENDING and a wait is under way, else nothing changed. */
 int run_write_end(SchedRun *run, RunEnd *end) _must_check_;
 /* What was written is durable. Frees the run, and the task where that is its end. */
 void run_ended(SchedRun *run);
